@@ -1,0 +1,32 @@
+"""The search spaces: one family a module, each made of elastic dimensions and layer sites."""
+
+from __future__ import annotations
+
+from supernet import registry
+from supernet.spaces.base import (
+    ElasticDimension,
+    Genotypes,
+    Kind,
+    LayerSite,
+    SearchSpace,
+    make_divisible,
+)
+from supernet.spaces.mobilenet_v3 import TINY
+
+__all__ = [
+    "ElasticDimension",
+    "Genotypes",
+    "Kind",
+    "LayerSite",
+    "SearchSpace",
+    "get_space",
+    "list_spaces",
+    "make_divisible",
+    "register_space",
+]
+
+registry.register(TINY)
+
+get_space = registry.find
+list_spaces = registry.names
+register_space = registry.register
