@@ -82,12 +82,14 @@ class SearchSpace:
         num_classes: outputs of the classifier.
         dimensions: all genes; their order is the genotype's column order.
         build_sites: number of classes -> all layer sites, from the image to the logits.
+        bn_eps: epsilon of every batch norm.
     """
 
     name: str
     num_classes: int
     dimensions: tuple[ElasticDimension, ...]
     build_sites: Callable[[int], tuple[LayerSite, ...]] = field(repr=False)
+    bn_eps: float = 1e-5
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.name, self.num_classes)

@@ -1,0 +1,157 @@
+"""The supernet, which holds the weights of every subnet of a space, and the subnets that it gives away."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet.arch import LayerSpec, SubnetConfig, Value
+from supernet.errors import ConfigError
+from supernet.layers import ElasticLayer, build_elastic_layer, build_layer, reset_weights
+from supernet.spaces import LayerSite, SearchSpace
+
+
+class Subnet(nn.Sequential):
+    """One subnet as an ordinary network: torch's own modules, no elastic code.
+
+    Attributes:
+        space: the search space, with the number of classes.
+        config: which subnet.
+        specs: its layers, as the costs see them.
+    """
+
+    def __init__(self, space: SearchSpace, config: SubnetConfig) -> None:
+        named = [(name, spec) for name, spec in space.named_layers(config) if spec is not None]
+        super().__init__(OrderedDict((name, build_layer(spec, bn_eps=space.bn_eps)) for name, spec in named))
+        self.space = space
+        self.config = config
+        self.specs = [spec for _, spec in named]
+
+
+class Supernet(nn.Module):
+    """All subnets of a space in one set of weights.
+
+    Calling it computes the active subnet (at first the largest one); `activate` chooses another.
+
+    Args:
+        space: the search space.
+        num_classes: outputs of the classifier; None: the space's own number.
+        dropout: probability before the classifier, in training mode only.
+        generator: source of the random initial weights; None: torch's global one.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        num_classes: int | None = None,
+        *,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.space = space if num_classes is None else space.with_num_classes(num_classes)
+        self.layers = nn.ModuleDict(
+            {
+                site.name: build_elastic_layer(_all_specs(self.space, site), bn_eps=space.bn_eps, dropout=dropout)
+                for site in self.space.sites
+            }
+        )
+        reset_weights(self, generator)
+        self.activate(self.space.largest())
+
+    def activate(self, config: SubnetConfig) -> None:
+        """Choose the subnet that the next calls compute.
+
+        Raises:
+            ConfigError: the config belongs to another space.
+        """
+        self._steps: list[tuple[ElasticLayer, LayerSpec]] = [
+            (self._layer(name), spec) for name, spec in self.space.named_layers(config) if spec is not None
+        ]
+        self.active = config
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the active subnet.
+
+        Args:
+            images: float (N, 3, H, W); normally H = W = `active.resolution`.
+
+        Returns:
+            (N, num_classes).
+        """
+        x = images
+        for layer, spec in self._steps:
+            x = layer(x, spec)
+        return x
+
+    def extract(self, config: SubnetConfig) -> Subnet:
+        """Copy one subnet out; the supernet stays as it is.
+
+        The batch norm statistics are the supernet's running ones, which fit no subnet well: `calibrate` them.
+
+        Returns:
+            A network in evaluation mode, on the supernet's device.
+        """
+        with torch.device("meta"):
+            subnet = Subnet(self.space, config)
+        with torch.no_grad():
+            state = {
+                f"{name}.{key}": value.detach().clone()
+                for name, spec in self.space.named_layers(config)
+                if spec is not None
+                for key, value in self._layer(name).weights_of(spec).items()
+            }
+        subnet.load_state_dict(state, assign=True)
+        for parameter in subnet.parameters():
+            parameter.requires_grad_(True)
+        return subnet.eval()
+
+    def sort_channels(self, trained_expands: Sequence[Value] = ()) -> None:
+        """Order each block's middle channels by importance, so that narrower subnets keep the best.
+
+        What the largest subnet computes does not change, nor does any subnet whose blocks all have expand ratios
+        in `trained_expands`. Source: Cai et al., ICLR 2020, section 3.3 ("channel sorting").
+
+        Args:
+            trained_expands: expand ratios trained so far; their sets of leading channels are kept.
+        """
+        expand_choices = {value for dim in self.space.dimensions if dim.kind == "expand" for value in dim.choices}
+        unknown = [value for value in trained_expands if value not in expand_choices]
+        if unknown:
+            raise ConfigError(f"trained_expands holds {unknown}; allowed: {sorted(expand_choices)}")
+        for site in self.space.sites:
+            trained = sorted(
+                {spec.mid_channels for spec in _all_specs(self.space, site, expands=trained_expands) if spec.mid_channels}
+            )
+            self._layer(site.name).sort_channels(trained)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Two optimiser groups: weights with decay; batch norm, biases and kernel transforms without.
+
+        Decay would pull the transforms towards 0, though their neutral element is the identity.
+        """
+        decayed, others = [], []
+        for name, parameter in self.named_parameters():
+            (decayed if parameter.ndim > 1 and ".transforms." not in name else others).append(parameter)
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+    def _layer(self, name: str) -> ElasticLayer:
+        layer = self.layers[name]
+        assert isinstance(layer, ElasticLayer)
+        return layer
+
+
+def _all_specs(space: SearchSpace, site: LayerSite, expands: Sequence[Value] | None = None) -> list[LayerSpec]:
+    """Every layer possible at a site; with `expands`, only those of these expand ratios."""
+    choices = []
+    for gene in site.genes:
+        dim = space.dimensions[gene]
+        restricted = expands is not None and dim.kind == "expand"
+        choices.append([value for value in dim.choices if not restricted or (expands and value in expands)])
+    specs = (site.lower(*values) for values in itertools.product(*choices))
+    return [spec for spec in dict.fromkeys(specs) if spec is not None]
