@@ -13,7 +13,7 @@ from supernet.arch import LayerSpec, SubnetConfig  # isort: skip
 
 if TYPE_CHECKING:
     from supernet.calibration import calibrate
-    from supernet.checkpoint import load_supernet
+    from supernet.runs import load_supernet
     from supernet.network import Subnet, Supernet
 
 __all__ = [
@@ -32,7 +32,7 @@ _LAZY = {
     "Subnet": "supernet.network",
     "Supernet": "supernet.network",
     "calibrate": "supernet.calibration",
-    "load_supernet": "supernet.checkpoint",
+    "load_supernet": "supernet.runs",
 }
 
 

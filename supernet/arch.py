@@ -56,7 +56,9 @@ class SubnetConfig:
         unknown = sorted(set(map(str, data)) - set(names))
         missing = sorted({"space", "resolution", "depths"} - set(data))
         if unknown or missing:
-            faults = [f"unknown field {name!r}" for name in unknown] + [f"field {name!r} is missing" for name in missing]
+            faults = [f"unknown field {name!r}" for name in unknown] + [
+                f"field {name!r} is missing" for name in missing
+            ]
             raise ConfigError(f"subnet config: {'; '.join(faults)}; allowed: {', '.join(names)}")
         return cls(**data)
 
@@ -122,9 +124,7 @@ class LayerSpec:
 
         Example: ``mbconv 8x8x24->4x4x40 mid96 k5 s2 se24 h_swish``.
         """
-        sizes = (
-            f"{self.in_size}x{self.in_size}x{self.in_channels}->{self.out_size}x{self.out_size}x{self.out_channels}"
-        )
+        sizes = f"{self.in_size}x{self.in_size}x{self.in_channels}->{self.out_size}x{self.out_size}x{self.out_channels}"
         parts = [self.op, sizes]
         if self.op in ("conv", "mbconv"):
             if self.mid_channels:

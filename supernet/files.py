@@ -61,7 +61,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{str(path)!r} does not exist; check the path") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{str(path)!r} is not readable JSON ({error}); it is damaged, fetch or make it again") from None
+        raise CheckpointError(
+            f"{str(path)!r} is not readable JSON ({error}); it is damaged, fetch or make it again"
+        ) from None
 
 
 def sha256_file(path: Path) -> str:

@@ -126,7 +126,11 @@ class Supernet(nn.Module):
             raise ConfigError(f"trained_expands holds {unknown}; allowed: {sorted(expand_choices)}")
         for site in self.space.sites:
             trained = sorted(
-                {spec.mid_channels for spec in _all_specs(self.space, site, expands=trained_expands) if spec.mid_channels}
+                {
+                    spec.mid_channels
+                    for spec in _all_specs(self.space, site, expands=trained_expands)
+                    if spec.mid_channels
+                }
             )
             self._layer(site.name).sort_channels(trained)
 

@@ -121,7 +121,9 @@ class SearchSpace:
                     math.prod(
                         len(other.choices)
                         for other in self.dimensions
-                        if other.needs_depth is not None and other.needs_depth[0] == number and other.needs_depth[1] <= d
+                        if other.needs_depth is not None
+                        and other.needs_depth[0] == number
+                        and other.needs_depth[1] <= d
                     )
                     for d in dim.choices
                 )
@@ -241,7 +243,9 @@ class SearchSpace:
             allowed = None if within is None else within.get(dim.kind)
             indices = [i for i, value in enumerate(dim.choices) if allowed is None or value in allowed]
             if not indices:
-                raise ConfigError(f"{dim.name}: none of {allowed} is allowed; allowed: {', '.join(map(str, dim.choices))}")
+                raise ConfigError(
+                    f"{dim.name}: none of {allowed} is allowed; allowed: {', '.join(map(str, dim.choices))}"
+                )
             columns.append(rng.choice(np.array(indices, dtype=np.int8), size=count))
         return self.canonical_genotypes(np.stack(columns, axis=1))
 
@@ -267,7 +271,10 @@ class SearchSpace:
                 raise ConfigError(f"the subnet belongs to space {config.space!r}, not to {self.name!r}")
             values = [self._value(config, dim) for dim in self.dimensions]
             rows.append(
-                [dim.choices.index(v) if v in dim.choices else 0 for dim, v in zip(self.dimensions, values, strict=True)]
+                [
+                    dim.choices.index(v) if v in dim.choices else 0
+                    for dim, v in zip(self.dimensions, values, strict=True)
+                ]
             )
         return np.array(rows, dtype=np.int8).reshape(-1, len(self.dimensions))
 

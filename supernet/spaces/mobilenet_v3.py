@@ -65,7 +65,9 @@ def mobilenet_v3_space(
     positions = [(s, b) for s, stage in enumerate(plan.stages) for b in range(stage.max_depth)]
     dimensions = [ElasticDimension("resolution", 0, resolutions)]
     for s, stage in enumerate(plan.stages):
-        dimensions.append(ElasticDimension("depth", s, tuple(range(min(min_depth, stage.max_depth), stage.max_depth + 1))))
+        dimensions.append(
+            ElasticDimension("depth", s, tuple(range(min(min_depth, stage.max_depth), stage.max_depth + 1)))
+        )
     for i, (s, b) in enumerate(positions):
         dimensions.append(ElasticDimension("kernel", i, kernels, needs_depth=(depth_gene[s], b + 1)))
     for i, (s, b) in enumerate(positions):

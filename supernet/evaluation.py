@@ -1,0 +1,100 @@
+"""Accuracy of subnets: extract, calibrate on fixed images, count correct answers on other fixed images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from supernet.arch import SubnetConfig
+from supernet.calibration import calibrate
+from supernet.images import ImagePack, Normalisation, batches, prepare
+from supernet.network import Subnet, Supernet
+
+BATCH_SIZE = 200
+"""Images a batch in calibration and evaluation; the reference's calibration batch."""
+
+
+@dataclass(frozen=True)
+class MeasuredSubnet:
+    """A calibrated subnet with its accuracy on the held-out images.
+
+    Attributes:
+        subnet: the network, calibrated, in evaluation mode.
+        correct_before: correct answers with the supernet's running statistics.
+        correct: correct answers after calibration.
+        total: images.
+    """
+
+    subnet: Subnet
+    correct_before: int
+    correct: int
+    total: int
+
+    @property
+    def config(self) -> SubnetConfig:
+        """Which subnet."""
+        return self.subnet.config
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers after calibration, in [0, 1]."""
+        return self.correct / self.total
+
+    @property
+    def accuracy_before_calibration(self) -> float:
+        """Share of correct answers before calibration, in [0, 1]."""
+        return self.correct_before / self.total
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `accuracy` as an estimate for new images: binomial."""
+        return standard_error(self.accuracy, self.total)
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """Binomial standard error of an accuracy measured on that many images."""
+    return float((accuracy * (1 - accuracy) / images) ** 0.5)
+
+
+@torch.inference_mode()
+def count_correct(
+    subnet: nn.Module, images: Tensor, labels: Tensor, resolution: int, normalisation: Normalisation
+) -> int:
+    """Number of images that the network classifies correctly, in fixed batches (so that it can be reproduced).
+
+    Args:
+        subnet: network in evaluation mode.
+        images: uint8 (n, 3, s, s).
+        labels: int64 (n,).
+        resolution: side of the network's input, pixels.
+        normalisation: of the network's training images.
+    """
+    correct = 0
+    for x, y in zip(batches(images, BATCH_SIZE), batches(labels, BATCH_SIZE), strict=True):
+        correct += int((subnet(prepare(x, resolution, normalisation)).argmax(1) == y).sum())
+    return correct
+
+
+def calibration_batches(pack: ImagePack, resolution: int) -> Iterator[Tensor]:
+    """The pack's calibration images as `calibrate` wants them."""
+    for images in batches(pack.calibration_images, BATCH_SIZE):
+        yield prepare(images, resolution, pack.normalisation)
+
+
+def calibrated_subnet(supernet: Supernet, config: SubnetConfig, pack: ImagePack) -> Subnet:
+    """Extract a subnet and calibrate it on the pack's images; in evaluation mode."""
+    subnet = supernet.extract(config)
+    calibrate(subnet, calibration_batches(pack, config.resolution))
+    return subnet
+
+
+def measure_subnet(supernet: Supernet, config: SubnetConfig, pack: ImagePack) -> MeasuredSubnet:
+    """Extract a subnet, calibrate it, and count its correct answers on the held-out images before and after."""
+    subnet = supernet.extract(config)
+    held_out = (pack.holdout_images, pack.holdout_labels, config.resolution, pack.normalisation)
+    before = count_correct(subnet, *held_out)
+    calibrate(subnet, calibration_batches(pack, config.resolution))
+    return MeasuredSubnet(subnet, before, count_correct(subnet, *held_out), len(pack.holdout_labels))
