@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from supernet.spaces import get_space, list_spaces, register_space  # first: it fills the registry that arch asks
+
 from supernet.arch import LayerSpec, SubnetConfig  # isort: skip
 
 if TYPE_CHECKING:
     from supernet.calibration import calibrate
-    from supernet.runs import load_supernet
     from supernet.network import Subnet, Supernet
+    from supernet.runs import load_supernet
 
 __all__ = [
     "LayerSpec",

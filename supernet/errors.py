@@ -71,5 +71,5 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(
-            f"cannot write {str(path)!r}: {reason}; free some space or choose another folder, then run the same command again"
+            f"cannot write {str(path)!r}: {reason}; free some space or choose another folder, then try again"
         ) from error

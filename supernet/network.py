@@ -139,7 +139,8 @@ class Supernet(nn.Module):
 
         Decay would pull the transforms towards 0, though their neutral element is the identity.
         """
-        decayed, others = [], []
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
             (decayed if parameter.ndim > 1 and ".transforms." not in name else others).append(parameter)
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -27,7 +27,7 @@ def register(space: SearchSpace) -> SearchSpace:
     return space
 
 
-def find(name: str) -> SearchSpace:
+def find(name: object) -> SearchSpace:
     """The space of that name.
 
     Raises:

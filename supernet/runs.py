@@ -90,8 +90,8 @@ class RunFolder:
         found = sha256_file(path)
         if found != self.weights_sha256:
             raise CheckpointError(
-                f"{str(path)!r} was altered: its sha256 is {found[:12]}..., the manifest says {self.weights_sha256[:12]}...; "
-                "restore the file, or train again"
+                f"{str(path)!r} was altered: its sha256 is {found[:12]}..., the manifest says "
+                f"{self.weights_sha256[:12]}...; restore the file, or train again"
             )
         net = Supernet(self.space, generator=torch.Generator())
         load_into(net, tensors, repr(str(path)))
@@ -112,7 +112,8 @@ class RunFolder:
     def _require_complete(self) -> None:
         if not self.complete:
             raise CheckpointError(
-                f"the training in {str(self.path)!r} has not ended; continue it with: onceforall train --resume {self.path}"
+                f"the training in {str(self.path)!r} has not ended; "
+                f"continue it with: onceforall train --resume {self.path}"
             )
 
 

@@ -8,6 +8,7 @@ one dictionary of slices (`weights_of`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +153,7 @@ class ElasticDepthwise(nn.Module):
         self.transforms = nn.ParameterDict(
             {
                 _transform_name(larger, smaller): nn.Parameter(torch.eye(smaller * smaller))
-                for larger, smaller in zip(self.kernels, self.kernels[1:], strict=False)
+                for larger, smaller in pairwise(self.kernels)
             }
         )
         self.bn = ElasticBatchNorm(channels, eps=bn_eps)
@@ -160,7 +161,7 @@ class ElasticDepthwise(nn.Module):
     def kernel_weight(self, kernel: int, channels: int) -> Tensor:
         """The depthwise weight for that kernel, (channels, 1, kernel, kernel)."""
         weight = self.conv.weight[:channels]
-        for larger, smaller in zip(self.kernels, self.kernels[1:], strict=False):
+        for larger, smaller in pairwise(self.kernels):
             if kernel >= larger:
                 break
             margin = (larger - smaller) // 2
@@ -229,6 +230,25 @@ class ElasticSqueezeExcite(nn.Module):
         bias.data.copy_(bias.data[order])
 
 
+class ElasticPointwise(nn.Module):
+    """1x1 convolution of leading input and output channels, and its batch norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bn_eps: float) -> None:
+        super().__init__()
+        self.conv = _Weight(out_channels, in_channels, 1, 1)
+        self.bn = ElasticBatchNorm(out_channels, eps=bn_eps)
+
+    def forward(self, x: Tensor, out_channels: int) -> Tensor:
+        """(N, C, H, W) -> (N, out_channels, H, W)."""
+        y: Tensor = self.bn(F.conv2d(x, self.conv.weight[:out_channels, : x.shape[1]]))
+        return y
+
+    def weights_of(self, in_channels: int, out_channels: int, prefix: str) -> State:
+        """State of the fixed layer, keys under `prefix`."""
+        state = {f"{prefix}conv.weight": self.conv.weight[:out_channels, :in_channels]}
+        return state | self.bn.weights_of(out_channels, f"{prefix}bn.")
+
+
 class ElasticMBConv(ElasticLayer):
     """Inverted residual block with elastic kernel and elastic middle channels."""
 
@@ -237,43 +257,30 @@ class ElasticMBConv(ElasticLayer):
         largest = max(specs, key=lambda spec: spec.mid_channels)
         mid = largest.mid_channels
         self.se_of_mid = {spec.mid_channels: spec.se_channels for spec in specs}
-        self.expand: nn.ModuleDict | None = None
-        if mid != largest.in_channels:
-            self.expand = nn.ModuleDict(
-                {"conv": _Weight(mid, largest.in_channels, 1, 1), "bn": ElasticBatchNorm(mid, eps=bn_eps)}
-            )
+        self.expand = ElasticPointwise(largest.in_channels, mid, bn_eps=bn_eps) if mid != largest.in_channels else None
         self.depthwise = ElasticDepthwise(mid, sorted({spec.kernel for spec in specs}), bn_eps=bn_eps)
         self.squeeze_excite = ElasticSqueezeExcite(mid, largest.se_channels) if largest.se_channels else None
-        self.project = nn.ModuleDict(
-            {
-                "conv": _Weight(largest.out_channels, mid, 1, 1),
-                "bn": ElasticBatchNorm(largest.out_channels, eps=bn_eps),
-            }
-        )
+        self.project = ElasticPointwise(mid, largest.out_channels, bn_eps=bn_eps)
 
     def forward(self, x: Tensor, spec: LayerSpec) -> Tensor:
-        mid = spec.mid_channels
-        y = x
+        y: Tensor = x
         if self.expand is not None:
-            y = F.conv2d(y, self.expand["conv"].weight[:mid, : spec.in_channels])
-            y = activate(self.expand["bn"](y), spec.activation)
+            y = activate(self.expand(y, spec.mid_channels), spec.activation)
         y = activate(self.depthwise(y, spec), spec.activation)
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(y, spec.se_channels)
-        y = self.project["bn"](F.conv2d(y, self.project["conv"].weight[: spec.out_channels, :mid]))
+        y = self.project(y, spec.out_channels)
         return x + y if spec.shortcut else y
 
     def weights_of(self, spec: LayerSpec) -> State:
         mid = spec.mid_channels
         state: State = {}
         if self.expand is not None:
-            state["expand.conv.weight"] = self.expand["conv"].weight[:mid, : spec.in_channels]
-            state |= self.expand["bn"].weights_of(mid, "expand.bn.")
+            state |= self.expand.weights_of(spec.in_channels, mid, "expand.")
         state |= self.depthwise.weights_of(spec.kernel, mid, "depthwise.")
         if self.squeeze_excite is not None:
             state |= self.squeeze_excite.weights_of(mid, spec.se_channels, "squeeze_excite.")
-        state["project.conv.weight"] = self.project["conv"].weight[: spec.out_channels, :mid]
-        return state | self.project["bn"].weights_of(spec.out_channels, "project.bn.")
+        return state | self.project.weights_of(mid, spec.out_channels, "project.")
 
     def sort_channels(self, trained: Sequence[int]) -> None:
         """Order the middle channels by the L1 norm of what the projection takes from each.
@@ -282,13 +289,13 @@ class ElasticMBConv(ElasticLayer):
         """
         if len(self.se_of_mid) == 1 or self.expand is None:
             return
-        projection = self.project["conv"].weight.data
+        projection = self.project.conv.weight.data
         order = _order_by_importance(projection.abs().sum((0, 2, 3)), trained)
         projection.copy_(projection[:, order])
         self.depthwise.permute(order)
-        expansion = self.expand["conv"].weight.data
+        expansion = self.expand.conv.weight.data
         expansion.copy_(expansion[order])
-        self.expand["bn"].permute(order)
+        self.expand.bn.permute(order)
         if self.squeeze_excite is not None:
             self.squeeze_excite.permute(order)
             self.squeeze_excite.sort_bottleneck([self.se_of_mid[mid] for mid in trained])
@@ -336,7 +343,7 @@ def _order_by_importance(importance: Tensor, trained: Sequence[int]) -> Tensor:
     bounds = sorted({0, len(importance), *trained})
     parts = [
         start + torch.argsort(importance[start:stop], descending=True, stable=True)
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in pairwise(bounds)
     ]
     return torch.cat(parts)
 

@@ -106,7 +106,7 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, in_size, in_size) -> (N, out_channels, out_size, out_size)."""
-        y = x if self.expand is None else self.expand(x)
+        y: Tensor = x if self.expand is None else self.expand(x)
         y = self.depthwise(y)
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(y)

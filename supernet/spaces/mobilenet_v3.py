@@ -202,4 +202,4 @@ TINY = mobilenet_v3_space(
     resolutions=(16, 20, 24, 28, 32),
     num_classes=10,
 )
-"""For 16 to 32 pixel images: the ImageNet network's parts with a stride of 8 instead of 32, three stages instead of five."""
+"""For 16 to 32 pixel images: the ImageNet network's parts, with a stride of 8, not 32, and three stages, not five."""
