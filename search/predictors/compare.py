@@ -1,0 +1,144 @@
+"""Which kind of predictor to trust, and how far: chosen by cross-validation, reported on held-out subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from search.predictors.base import AccuracyPredictor
+from search.predictors.dense import Array
+from search.predictors.fitting import FEWEST, KINDS, check_accuracies, fit_predictor
+from search.threads import one_blas_thread
+from supernet.arch import SubnetConfig
+from supernet.errors import ConfigError
+from supernet.spaces import SearchSpace
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class PredictorScore:
+    """How well one kind of predictor does.
+
+    Attributes:
+        cv_rmse, cv_kendall_tau: by cross-validation inside the fitted part; the choice is made by these.
+        rmse: root mean squared error on the held-out subnets, in accuracy (0.01 is one percentage point).
+        kendall_tau: rank correlation on the held-out subnets, in [-1, 1]; 0 where all values are equal.
+    """
+
+    cv_rmse: float
+    cv_kendall_tau: float
+    rmse: float
+    kendall_tau: float
+
+
+@dataclass(frozen=True)
+class PredictorComparison:
+    """What `compare_predictors` found.
+
+    Attributes:
+        chosen: the kind with the least cross-validated RMSE.
+        scores: by kind.
+        fitted, held_out: number of subnets in each part.
+        standard_error: binomial standard error of one evaluation at the held-out subnets' mean accuracy. No RMSE
+            against measured accuracies can fall far below it, however good the predictor.
+        predictor: the chosen kind, fitted to the fitted part only: the one that `scores` are about.
+    """
+
+    chosen: str
+    scores: Mapping[str, PredictorScore]
+    fitted: int
+    held_out: int
+    standard_error: float
+    predictor: AccuracyPredictor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the predictor itself."""
+        return {
+            "chosen": self.chosen,
+            "scores": {kind: asdict(score) for kind, score in self.scores.items()},
+            "fitted": self.fitted,
+            "held_out": self.held_out,
+            "standard_error": self.standard_error,
+        }
+
+
+def compare_predictors(
+    space: SearchSpace,
+    configs: Sequence[SubnetConfig],
+    accuracies: Sequence[float] | npt.NDArray[np.float64],
+    *,
+    images: int,
+    held_out_share: float = 0.2,
+    seed: int = 0,
+    details: Mapping[str, Any] | None = None,
+) -> PredictorComparison:
+    """Fit every kind of predictor and pick one.
+
+    Args:
+        space: the subnets' search space.
+        configs: measured subnets, n.
+        accuracies: their accuracies, (n,) in [0, 1].
+        images: on how many images each was measured.
+        held_out_share: share of the subnets that no fit and no choice sees.
+        seed: of the split and the fits.
+        details: plain JSON facts to store with the predictor; the comparison is added to them.
+
+    Raises:
+        ConfigError: too few subnets for the split and the folds, or as `fit_predictor`.
+    """
+    targets = check_accuracies(configs, accuracies)
+    if images < 1:
+        raise ConfigError(f"images is {images}; give the number of images behind each accuracy, at least 1")
+    if not 0 < held_out_share < 1:
+        raise ConfigError(f"held_out_share is {held_out_share}; allowed: between 0 and 1, for example 0.2")
+    order = np.random.default_rng(seed).permutation(len(configs))
+    held_out, fitted = np.split(order, [max(2, round(held_out_share * len(configs)))])
+    if len(fitted) < FEWEST:
+        raise ConfigError(
+            f"{len(configs)} measured subnets leave {len(fitted)} to fit; at least {FEWEST} are needed; "
+            "measure more subnets"
+        )
+    features = AccuracyPredictor(space, "", ()).encoder.features(space.encode(configs))
+    fitted_configs, held_out_configs = ([configs[i] for i in part] for part in (fitted, held_out))
+    predictors: dict[str, AccuracyPredictor] = {}
+    scores: dict[str, PredictorScore] = {}
+    for kind in KINDS:
+        predictors[kind] = fit_predictor(space, fitted_configs, targets[fitted], kind=kind, seed=seed)
+        scores[kind] = PredictorScore(
+            *_score(_cross_predict(kind, features[fitted], targets[fitted], seed), targets[fitted]),
+            *_score(predictors[kind].predict(held_out_configs), targets[held_out]),
+        )
+    chosen = min(scores, key=lambda kind: scores[kind].cv_rmse)
+    mean = float(targets[held_out].mean())
+    found = PredictorComparison(
+        chosen, scores, len(fitted), len(held_out), (mean * (1 - mean) / images) ** 0.5, predictors[chosen]
+    )
+    stored = {**(details or {}), **found.predictor.details, "comparison": found.to_dict()}
+    return replace(found, predictor=replace(found.predictor, details=stored))
+
+
+def _cross_predict(
+    kind: str, features: Array, targets: npt.NDArray[np.float64], seed: int
+) -> npt.NDArray[np.floating[Any]]:
+    """For each row, the guess of a fit that did not see it; rows are in random order already."""
+    guesses = np.empty(len(targets))
+    with one_blas_thread():
+        for fold in np.array_split(np.arange(len(targets)), FOLDS):
+            stack = KINDS[kind](np.delete(features, fold, axis=0), np.delete(targets, fold), seed)
+            guesses[fold] = stack(features[fold])
+    return guesses
+
+
+def _score(guesses: npt.NDArray[Any], targets: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """RMSE and Kendall's tau."""
+    from scipy.stats import kendalltau
+
+    rmse = float(np.sqrt(np.mean((guesses - targets) ** 2)))
+    if np.ptp(guesses) == 0 or np.ptp(targets) == 0:
+        return rmse, 0.0
+    return rmse, float(kendalltau(guesses, targets).statistic)

@@ -1,0 +1,76 @@
+"""Fit an accuracy predictor to measured subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from search.predictors.base import AccuracyPredictor
+from search.predictors.dense import Array, DenseStack
+from search.predictors.mlp import fit_mlp
+from search.predictors.ridge import fit_ridge
+from search.threads import one_blas_thread
+from supernet.arch import SubnetConfig
+from supernet.errors import ConfigError, one_of
+from supernet.spaces import SearchSpace
+
+Fit = Callable[[Array, npt.NDArray[np.float64], int], DenseStack]
+KINDS: Mapping[str, Fit] = MappingProxyType({"mlp": fit_mlp, "ridge": fit_ridge})
+"""The methods, by name: (features, accuracies, seed) -> fitted stack."""
+
+FEWEST = 20
+"""Subnets below which a fit is refused: less than one a gene of the smallest space says nothing about most genes."""
+
+
+def fit_predictor(
+    space: SearchSpace,
+    configs: Sequence[SubnetConfig],
+    accuracies: Sequence[float] | npt.NDArray[np.float64],
+    *,
+    kind: str = "mlp",
+    seed: int = 0,
+    details: Mapping[str, Any] = MappingProxyType({}),
+) -> AccuracyPredictor:
+    """Fit one kind of predictor.
+
+    Args:
+        space: the subnets' search space.
+        configs: measured subnets, n.
+        accuracies: their accuracies, (n,) in [0, 1].
+        kind: a name in `KINDS`.
+        seed: of the initial weights; equal seeds and data give equal predictors.
+        details: plain JSON facts to store with the predictor (data, digests), beside what this function adds.
+
+    Raises:
+        ConfigError: unknown kind; fewer than `FEWEST` subnets; lengths that differ; an accuracy outside of [0, 1]; a
+            subnet of another space.
+    """
+    if kind not in KINDS:
+        raise ConfigError(one_of("kind of predictor", kind, list(KINDS)))
+    targets = check_accuracies(configs, accuracies)
+    blank = AccuracyPredictor(space, kind, ())
+    with one_blas_thread():
+        stack = KINDS[kind](blank.encoder.features(space.encode(configs)), targets, seed)
+    return AccuracyPredictor(space, kind, (stack,), {**details, "subnets": len(configs), "seed": seed})
+
+
+def check_accuracies(
+    configs: Sequence[SubnetConfig], accuracies: Sequence[float] | npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The accuracies as float64 (n,), one a config; raises as `fit_predictor`."""
+    targets = np.asarray(accuracies, dtype=np.float64)
+    if targets.shape != (len(configs),):
+        raise ConfigError(f"{len(configs)} subnets came with accuracies of shape {targets.shape}; give one a subnet")
+    wrong = np.flatnonzero(~((targets >= 0) & (targets <= 1)))  # NaN is neither
+    if len(wrong):
+        raise ConfigError(
+            f"accuracy {targets[wrong[0]]} of subnet {wrong[0]} (and {len(wrong) - 1} more faults); "
+            "allowed: 0 to 1; measure these subnets again"
+        )
+    if len(configs) < FEWEST:
+        raise ConfigError(f"{len(configs)} measured subnets are too few for a predictor; measure at least {FEWEST}")
+    return targets
