@@ -1,0 +1,35 @@
+"""What the routers ask for: the context, checked ids, the kind of body."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, Path, Query, Request
+
+from service.api.schemas import PageQuery
+from service.context import Context
+from service.domain import DIGEST_PATTERN, NAME_PATTERN
+
+
+def context_of(request: Request) -> Context:
+    """The context that the composition root put into the application."""
+    context: Context = request.app.state.context
+    return context
+
+
+def media_type(request: Request) -> str:
+    """The body's type without parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def json_body(request: Request) -> None:
+    """Refuse a body that is not declared as JSON."""
+    if media_type(request) != "application/json":
+        raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: application/json")
+
+
+ContextDep = Annotated[Context, Depends(context_of)]
+DigestPath = Annotated[str, Path(pattern=DIGEST_PATTERN, description="64 hexadecimal digits")]
+NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
+PageDep = Annotated[PageQuery, Query()]
+JSON_BODY = Depends(json_body)

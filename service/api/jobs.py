@@ -1,0 +1,91 @@
+"""/jobs: what is being done, how far it is, how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.api.dependencies import ContextDep, DigestPath
+from service.api.schemas import API, JobOut, PageOut, PageQuery
+from service.context import Context
+from service.domain import Job, JobState
+from service.errors import BusyError, NotFoundError
+from service.storage import jobs
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_POLL_S = 0.1
+
+
+class JobQuery(PageQuery):
+    """Which jobs."""
+
+    state: JobState | None = None
+
+
+@router.get("")
+def browse(context: ContextDep, query: Annotated[JobQuery, Query()]) -> PageOut[JobOut]:
+    """Jobs, newest first."""
+    with context.database.session() as session:
+        page = jobs.page(session, query.limit, query.cursor, state=query.state)
+    return PageOut(items=[JobOut.of(job) for job in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/{job}")
+def show(context: ContextDep, job: DigestPath) -> JobOut:
+    """One job."""
+    return JobOut.of(_find(context, job))
+
+
+@router.post("/{job}/cancel")
+def cancel(context: ContextDep, job: DigestPath) -> JobOut:
+    """End a job; one that has ended stays as it is."""
+    _find(context, job)
+    context.engine.cancel(job)
+    return JobOut.of(_find(context, job))
+
+
+@router.get("/{job}/events", response_class=EventSourceResponse)
+async def events(request: Request, context: ContextDep, job: DigestPath) -> EventSourceResponse:
+    """The job as server-sent events: `progress` at every change, `end` with the last one."""
+    await run_in_threadpool(_find, context, job)
+    state = request.app.state
+    if state.event_streams >= context.settings.max_event_streams:
+        raise BusyError(
+            f"{state.event_streams} event streams are open, no more are allowed; close one, or ask {API}/jobs/{job}"
+        )
+    state.event_streams += 1
+
+    async def stream() -> AsyncIterator[ServerSentEvent]:
+        last = None
+        while True:
+            now = await run_in_threadpool(_find, context, job)
+            if now != last:
+                last = now
+                name = "end" if now.state.is_final else "progress"
+                yield ServerSentEvent(JobOut.of(now).model_dump_json(), event=name)
+            if now.state.is_final:
+                return
+            await asyncio.sleep(_POLL_S)
+
+    async def counted() -> AsyncIterator[ServerSentEvent]:
+        try:
+            async for event in stream():
+                yield event
+        finally:
+            state.event_streams -= 1
+
+    return EventSourceResponse(counted(), ping=15)
+
+
+def _find(context: Context, job_id: str) -> Job:
+    with context.database.session() as session:
+        job = jobs.get(session, job_id)
+    if job is None:
+        raise NotFoundError(f"no job {job_id!r}; see {API}/jobs for those that exist")
+    return job

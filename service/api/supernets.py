@@ -1,0 +1,102 @@
+"""/supernets: register a trained run, browse, the elastic dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from service import runs
+from service.api.dependencies import ContextDep, PageDep, context_of, media_type
+from service.api.schemas import API, DimensionOut, PageOut, SpaceOut, SupernetOut
+from service.context import Context
+from service.domain import SupernetRecord
+from service.errors import Fault, FaultsError, NotFoundError
+from service.storage import supernets
+from supernet.spaces import get_space
+
+router = APIRouter(prefix="/supernets", tags=["supernets"])
+
+_UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["name", *runs.PARTS],
+                    "properties": {
+                        "name": {"type": "string", "example": "cifar10"},
+                        **{
+                            part: {"type": "string", "format": "binary", "description": path}
+                            for part, path in runs.PARTS.items()
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, response_model=SupernetOut, openapi_extra=_UPLOAD)
+async def register(request: Request, response: Response) -> SupernetOut:
+    """Register a trained run. The files are checked before anything is stored; 200 when they are known already."""
+    if media_type(request) != "multipart/form-data":
+        raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: multipart/form-data")
+    context = context_of(request)
+    async with request.form(max_files=len(runs.PARTS), max_fields=1, max_part_size=1024) as form:
+        parts = {key: value for key, value in form.items() if isinstance(value, UploadFile)}
+        known = {"name", *runs.PARTS}
+        strange = [key for key, value in form.multi_items() if key not in known or (key == "name") == (key in parts)]
+        if strange or len(form.multi_items()) > len(form):
+            what = ", ".join(repr(key[:80]) for key in strange) or "a part that is sent twice"
+            raise FaultsError(
+                [Fault("body", f"unexpected {what}; allowed: the text name, and the files {', '.join(runs.PARTS)}")]
+            )
+        files = {key: value.file for key, value in parts.items()}
+        record, new = await run_in_threadpool(runs.register, context, str(form.get("name", "")), files)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"{API}/supernets/{record.id}"
+    return SupernetOut.of(record)
+
+
+@router.get("")
+def browse(context: ContextDep, query: PageDep) -> PageOut[SupernetOut]:
+    """All supernets, newest first."""
+    with context.database.session() as session:
+        page = supernets.page(session, query.limit, query.cursor)
+    return PageOut(items=[SupernetOut.of(record) for record in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/{supernet}")
+def show(context: ContextDep, supernet: str) -> SupernetOut:
+    """One supernet, by id or name."""
+    return SupernetOut.of(_find(context, supernet))
+
+
+@router.delete("/{supernet}", status_code=204)
+def delete(context: ContextDep, supernet: str) -> None:
+    """Forget a supernet and its files; the subnets cut from it stay."""
+    runs.delete(context, supernet)
+
+
+@router.get("/{supernet}/space")
+def space(context: ContextDep, supernet: str) -> SpaceOut:
+    """The elastic dimensions of a supernet."""
+    record = _find(context, supernet)
+    found = get_space(record.space).with_num_classes(record.num_classes)
+    dimensions = [DimensionOut(name=dim.name, choices=list(dim.choices)) for dim in found.dimensions]
+    return SpaceOut(
+        name=found.name, num_classes=found.num_classes, cardinality=str(found.cardinality), dimensions=dimensions
+    )
+
+
+def _find(context: Context, id_or_name: str) -> SupernetRecord:
+    with context.database.session() as session:
+        record = supernets.get(session, id_or_name)
+    if record is None:
+        raise NotFoundError(f"no supernet {id_or_name[:80]!r}; see {API}/supernets for those that exist")
+    return record

@@ -1,0 +1,93 @@
+"""The composition root: settings in, application out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from service.api import (
+    devices,
+    jobs,
+    latency_tables,
+    operations,
+    problems,
+    subnet_requests,
+    subnets,
+    supernets,
+)
+from service.api.guards import Guards
+from service.api.schemas import API
+from service.context import Context
+from service.jobs import EmbeddedJobEngine
+from service.searches import Searches
+from service.settings import Settings
+from service.storage.artifacts import LocalArtifacts
+from service.storage.database import Database
+from service.web import page
+from supernet.errors import writing
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application; its jobs run while it is served.
+
+    Raises:
+        ConfigError: the address may not be served.
+        StorageError: the data folder or the database cannot be written.
+    """
+    settings.check_address()
+    context = create_context(settings)
+    app = FastAPI(
+        title="onceforall",
+        summary="Budget in, calibrated subnet out.",
+        version=operations.package_version(),
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,  # its page loads scripts from another host
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.context = context
+    app.state.event_streams = 0
+    problems.install(app)
+    api = APIRouter(prefix=API)
+    for module in (supernets, devices, latency_tables, subnet_requests, subnets, jobs):
+        api.include_router(module.router)
+    app.include_router(api)
+    app.include_router(operations.router)
+    page.install(app)
+    local = frozenset({"localhost", "127.0.0.1", "::1", settings.host})
+    app.add_middleware(Guards, body_limit=_body_limit(settings), hosts=None if settings.public else local)
+    return app
+
+
+def create_context(settings: Settings) -> Context:
+    """Open the stores, bring the database's schema up to date, make the job engine (not started)."""
+    with writing(settings.data_dir):
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_url)
+    database.migrate()
+    artifacts = LocalArtifacts(settings.artifact_dir)
+    searches = Searches(database, artifacts, settings.cache_dir)
+    return Context(settings, database, artifacts, EmbeddedJobEngine(settings, database), searches)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    context: Context = app.state.context
+    context.engine.start()
+    try:
+        yield
+    finally:
+        await run_in_threadpool(context.engine.stop)
+        context.database.close()
+
+
+def _body_limit(settings: Settings) -> Callable[[str], int]:
+    def limit(path: str) -> int:
+        if path.rstrip("/") == f"{API}/supernets":
+            return settings.max_upload_bytes
+        return settings.max_table_bytes if path.rstrip("/").endswith("/latency-tables") else settings.max_body_bytes
+
+    return limit

@@ -1,0 +1,234 @@
+"""A small client of the HTTP API, for scripts, the command line and tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from latency_tables import Budget
+from service.domain import is_digest
+from service.runs import PARTS
+from supernet.errors import CheckpointError, OnceForAllError, writing
+from supernet.files import sha256_file
+
+API = "/api/v1"
+_FORMATS = {".json": "application/json", ".yaml": "application/yaml", ".yml": "application/yaml"}
+Json = dict[str, Any]
+
+
+class ServiceError(OnceForAllError):
+    """The service refused, failed, or cannot be reached.
+
+    Attributes:
+        status: HTTP status; 0 when there was no answer.
+        problem: the problem document; empty when there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = dict(problem or {})
+
+
+class Client:
+    """Talks to one service; close it, or use it in a `with` block.
+
+    Args:
+        url: of the service, such as ``http://127.0.0.1:8000``.
+        timeout_s: seconds to wait for an answer.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 120.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def register_run(self, path: str | Path, name: str) -> Json:
+        """Upload a finished training run; the answer is the supernet.
+
+        Raises:
+            CheckpointError: files are absent from the folder.
+            ServiceError: the service refuses it.
+        """
+        folder = Path(path)
+        missing = [part for part in PARTS.values() if not (folder / part).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"the run {str(folder)!r} lacks {', '.join(missing)}; finish it with:"
+                " onceforall train, onceforall predictor"
+            )
+        with ExitStack() as stack:
+            files = {
+                part: (Path(name).name, stack.enter_context((folder / name).open("rb"))) for part, name in PARTS.items()
+            }
+            return self._call("POST", "/supernets", data={"name": name}, files=files)
+
+    def create_device(
+        self,
+        name: str,
+        *,
+        hardware: str,
+        runtime: str = "torch-eager",
+        precision: str = "fp32",
+        threads: int = 1,
+        batch: int = 1,
+    ) -> Json:
+        """Describe a device; doing so twice in the same words is fine."""
+        body = {"hardware": hardware, "runtime": runtime, "precision": precision, "threads": threads, "batch": batch}
+        return self._call("POST", "/devices", json={"name": name, **body})
+
+    def upload_table(self, device: str, path: str | Path, *, dry_run: bool = False) -> Json:
+        """Upload a latency table (.json, .yaml) as the device's next version; the answer states its coverage."""
+        path = Path(path)
+        media_type = _FORMATS.get(path.suffix.lower())
+        if media_type is None:
+            raise ServiceError(f"{str(path)!r} is no latency table; allowed endings: {', '.join(_FORMATS)}")
+        return self._call(
+            "POST",
+            f"/devices/{device}/latency-tables",
+            params={"dry_run": str(dry_run).lower()},
+            content=path.read_bytes(),
+            headers={"Content-Type": media_type},
+        )
+
+    def request_subnet(
+        self,
+        supernet: str,
+        budget: Budget | str,
+        *,
+        seed: int = 0,
+        wait: bool = True,
+        on_progress: Callable[[str, float], None] | None = None,
+    ) -> Json:
+        """Ask for the best subnet within a budget; the answer is the request, with `subnet` once it is there.
+
+        Args:
+            supernet: its name or id.
+            budget: for example ``"macs<=3M, latency_ms@note10<=20"``.
+            seed: of the search.
+            wait: whether to wait for the subnet.
+            on_progress: called as (stage, fraction in [0, 1]) while waiting.
+
+        Raises:
+            ServiceError: the budget is infeasible (status 409; `problem` names the tightest limit and the nearest
+                subnet), or the job failed or was cancelled.
+        """
+        limits = (Budget.parse(budget) if isinstance(budget, str) else budget).to_dict()
+        body = {"supernet": supernet, "constraints": limits, "seed": seed}
+        request = self._call("POST", "/subnet-requests", json=body)
+        if request["subnet"] is not None or not wait:
+            return request
+        job = request["job"]
+        for job in self.follow(request["id"]):
+            if on_progress is not None:
+                on_progress(job["stage"], job["fraction"])
+        if job["state"] != "succeeded":
+            message = (job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}; ask again")
+            raise ServiceError(message, problem=job["error"])
+        return self._call("GET", f"/subnet-requests/{request['id']}")
+
+    def follow(self, job_id: str) -> Iterator[Json]:
+        """The job at every change, until it has ended."""
+        try:
+            with self._http.stream("GET", f"{API}/jobs/{job_id}/events") as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                for line in response.iter_lines():
+                    if line.startswith("data:"):
+                        yield json.loads(line.removeprefix("data:"))
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def job(self, job_id: str) -> Json:
+        """A job."""
+        return self._call("GET", f"/jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> Json:
+        """End a job."""
+        return self._call("POST", f"/jobs/{job_id}/cancel")
+
+    def list_subnets(self, **filters: str | float) -> Iterator[Json]:
+        """All subnets that pass the filters, such as ``**{"macs.lte": 3e6, "sort": "-accuracy"}``."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._call("GET", "/subnets", params={**filters, **cursor})
+            yield from page["items"]
+            if page["next_cursor"] is None:
+                return
+            cursor = {"cursor": page["next_cursor"]}
+
+    def download(self, subnet_id: str, folder: str | Path) -> list[Path]:
+        """Write a subnet's three files into `folder`, each checked against its digest.
+
+        Raises:
+            ServiceError: no such subnet.
+            CheckpointError: a file was altered on its way.
+            StorageError: the folder cannot be written.
+        """
+        if not is_digest(subnet_id):
+            raise ServiceError(f"{subnet_id!r} is no subnet's id; allowed: 64 hexadecimal digits; see list_subnets")
+        paths = []
+        for file in self._call("GET", f"/subnets/{subnet_id}")["files"]:
+            path = Path(folder) / Path(file["name"]).name
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._fetch(file["url"], path)
+            if sha256_file(path) != file["sha256"]:
+                path.unlink()
+                raise CheckpointError(f"{str(path)!r} was altered on its way; download it again")
+            paths.append(path)
+        return paths
+
+    def _fetch(self, url: str, path: Path) -> None:
+        try:
+            with self._http.stream("GET", url) as response, path.open("wb") as file:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:
+        try:
+            response = self._http.request(method, f"{API}{path}", **options)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            raise _refusal(response)
+        result: Json = response.json()
+        return result
+
+    def _unreachable(self, error: httpx.HTTPError) -> ServiceError:
+        return ServiceError(
+            f"no answer from {self.url}: {str(error) or type(error).__name__}; check the address,"
+            " or start it with: onceforall serve"
+        )
+
+
+def _refusal(response: httpx.Response) -> ServiceError:
+    try:
+        problem = response.json()
+        message = "; ".join(f"{fault['where']}: {fault['message']}" for fault in problem.get("faults", []))
+        return ServiceError(message or problem["detail"], response.status_code, problem)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ServiceError(
+            f"{response.request.url} answered {response.status_code} without a reason", response.status_code
+        )

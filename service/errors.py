@@ -1,0 +1,54 @@
+"""Errors of the service beside the project's tree: what a client can only see over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from supernet.errors import OnceForAllError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a request.
+
+    Attributes:
+        where: path of the value, such as ``body.constraints.0.max``.
+        message: what is wrong, what is allowed.
+    """
+
+    where: str
+    message: str
+
+
+class NotFoundError(OnceForAllError):
+    """Nothing has this id or name."""
+
+
+class ConflictError(OnceForAllError):
+    """The request contradicts what is stored."""
+
+
+class BusyError(OnceForAllError):
+    """Too much is going on; try again later."""
+
+
+class FaultsError(OnceForAllError):
+    """Values of the request that are not allowed, all of them.
+
+    Args:
+        faults: at least one.
+    """
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{fault.where}: {fault.message}" for fault in faults))
+        self.faults = tuple(faults)
+
+
+class InfeasibleError(OnceForAllError):
+    """No subnet meets the budget; `details` names the tightest limit and the nearest subnet."""
+
+    def __init__(self, message: str, details: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.details = details

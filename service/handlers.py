@@ -1,0 +1,222 @@
+"""What jobs do. Runs in the child process; the only module of the service that needs torch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latency_tables import Budget, macs, measure_module_ms, params, this_machine
+from search import Candidate
+from service import tables
+from service.domain import Latency, SubnetRecord, SubnetRequest, SupernetRecord, digest_of, utc_now
+from service.errors import NotFoundError
+from service.requests import MAKE_SUBNET
+from service.searches import Searches
+from service.settings import Settings
+from service.storage import devices, subnets
+from service.storage.artifacts import LocalArtifacts
+from service.storage.database import Database
+from supernet.errors import CheckpointError, ConfigError, one_of
+from supernet.evaluation import MeasuredSubnet, measure_subnet
+from supernet.images import ImagePack
+from supernet.network import Subnet, Supernet
+from supernet.runs import RunFolder
+from supernet.subnet_file import CARD, CONFIG, WEIGHTS, load_subnet, save_subnet
+
+Progress = Callable[[str, float], None]
+_FILES = {"safetensors": WEIGHTS, "config": CONFIG, "card": CARD}
+
+
+class Workshop:
+    """Does jobs, one after another, and keeps the last supernet open.
+
+    Args:
+        settings: of the service.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        torch.set_num_threads(settings.job_threads)
+        self._database = Database(settings.database_url)
+        self._artifacts = LocalArtifacts(settings.artifact_dir)
+        self._searches = Searches(self._database, self._artifacts, settings.cache_dir)
+        self._open: tuple[str, RunFolder, Supernet, ImagePack] | None = None
+
+    def do(self, kind: str, payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        """Do one job; doing it twice gives the same rows and files.
+
+        Raises:
+            OnceForAllError: it cannot be done.
+        """
+        if kind != MAKE_SUBNET:
+            raise ConfigError(one_of("kind of job", kind, [MAKE_SUBNET]))
+        return self._make_subnet(payload["request"], progress)
+
+    def _make_subnet(self, request_id: str, progress: Progress) -> dict[str, Any]:
+        with self._database.session() as session:
+            request = subnets.get_request(session, request_id)
+        if request is None:
+            raise NotFoundError(f"subnet request {request_id[:12]} is gone; send it again")
+        progress("opening the supernet", 0.02)
+        record, run, supernet, pack = self._supernet(request.spec.supernet)
+        search = self._searches.open(request.spec)
+
+        def searching(done: int, total: int) -> None:
+            if done % 50 == 0:
+                progress("searching", 0.1 + 0.4 * done / total)
+
+        progress("searching", 0.1)
+        candidate = search.run(Budget.from_dict(request.spec.budget), progress=searching)
+        progress("calibrating and measuring accuracy", 0.5)
+        measured = measure_subnet(supernet, candidate.config, pack)
+        progress("verifying", 0.8)
+        latencies = self._latencies(request, candidate, measured.subnet)
+        card = _card(record, request, candidate, measured, latencies)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            save_subnet(folder, measured.subnet, card, normalisation=run.normalisation, class_names=run.class_names)
+            _verify(folder, measured.subnet, candidate)
+            progress("storing", 0.95)
+            files = {}
+            for format, name in _FILES.items():
+                with (folder / name).open("rb") as file:
+                    files[format] = self._artifacts.put(file, name=name)
+        finished = SubnetRecord(
+            id=digest_of({"request": request.id, "config": candidate.config.digest}),
+            request_id=request.id,
+            supernet_id=record.id,
+            space=record.space,
+            config=candidate.config.to_dict(),
+            config_digest=candidate.config.digest,
+            predicted_accuracy=candidate.predicted_accuracy,
+            accuracy=measured.accuracy,
+            macs=card["measured"]["macs"],
+            params=card["measured"]["params"],
+            latencies=latencies,
+            card=card,
+            files=files,
+            created_at=utc_now(),
+        )
+        with self._database.session() as session:
+            subnets.add_subnet(session, finished)
+        return {"subnet": finished.id}
+
+    def _supernet(self, supernet_id: str) -> tuple[SupernetRecord, RunFolder, Supernet, ImagePack]:
+        record, folder = self._searches.supernet(supernet_id)
+        if self._open is None or self._open[0] != supernet_id:
+            run = RunFolder(folder)
+            self._open = (supernet_id, run, run.load_supernet(), run.images())
+        return record, *self._open[1:]
+
+    def _latencies(self, request: SubnetRequest, candidate: Candidate, subnet: Subnet) -> dict[str, Latency]:
+        found = {}
+        for device, table_id in request.spec.tables.items():
+            with self._database.session() as session:
+                record = devices.get_table(session, table_id)
+            assert record is not None
+            provenance = tables.load(self._artifacts, record).provenance
+            measured_ms = None
+            if dict(provenance.hardware) == this_machine() and provenance.runtime == "torch-eager":
+                side = candidate.config.resolution
+                shape = (provenance.batch, 3, side, side)
+                measured_ms = measure_module_ms(subnet, shape, threads=provenance.threads).median_ms
+            found[device] = Latency(candidate.costs[f"latency_ms@{device}"], measured_ms)
+        return found
+
+
+def count_macs(module: nn.Module, resolution: int) -> int:
+    """Multiply-adds of one image's forward pass, counted on the module itself by hooks.
+
+    Independent of `latency_tables.macs`, which counts on the layers' descriptions: the two must agree.
+    """
+    total = 0
+
+    def count(layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            total += output[0].numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Linear):
+            total += layer.weight.numel()
+
+    hooks = [layer.register_forward_hook(count) for layer in module.modules() if not list(layer.children())]
+    try:
+        with torch.inference_mode():
+            module(torch.zeros(1, 3, resolution, resolution))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def count_params(module: nn.Module) -> int:
+    """Trainable numbers of the module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _card(
+    record: SupernetRecord,
+    request: SubnetRequest,
+    candidate: Candidate,
+    measured: MeasuredSubnet,
+    latencies: Mapping[str, Latency],
+) -> dict[str, Any]:
+    manifest, spec = record.manifest, request.spec
+    counts = {name: value for name, value in candidate.costs.items() if "@" not in name}
+    return {
+        "format": 1,
+        "request": request.id,
+        "config": candidate.config.to_dict(),
+        "config_digest": candidate.config.digest,
+        "space": record.space,
+        "num_classes": record.num_classes,
+        "budget": [dict(limit) for limit in spec.budget],
+        "seed": spec.seed,
+        "search": {"population": spec.population, "generations": spec.generations, "scored": candidate.scored},
+        "digests": {
+            "supernet": record.id,
+            "weights": manifest["weights"]["sha256"],
+            "images": manifest["images"]["sha256"],
+            "data": manifest["data"].get("digest"),
+            "predictor": record.predictor_digest,
+            "tables": dict(spec.tables),
+        },
+        "predicted": {
+            "accuracy": candidate.predicted_accuracy,
+            **counts,
+            "latency_ms": {device: latency.predicted_ms for device, latency in latencies.items()},
+        },
+        "measured": {
+            "accuracy": measured.accuracy,
+            "accuracy_before_calibration": measured.accuracy_before_calibration,
+            "correct": measured.correct,
+            "total": measured.total,
+            "images": "holdout",
+            "standard_error": measured.standard_error,
+            "macs": count_macs(measured.subnet, candidate.config.resolution),
+            "params": count_params(measured.subnet),
+            "latency_ms": {
+                device: latency.measured_ms for device, latency in latencies.items() if latency.measured_ms is not None
+            },
+        },
+    }
+
+
+def _verify(folder: Path, subnet: Subnet, candidate: Candidate) -> None:
+    """The files on disk are the subnet that was measured, and its costs are those that the budget was held against."""
+    loaded = load_subnet(folder)
+    side = candidate.config.resolution
+    images = torch.linspace(-2, 2, 2 * 3 * side * side).reshape(2, 3, side, side)
+    with torch.inference_mode():
+        same = torch.equal(loaded(images), subnet(images))
+    if not same:
+        raise CheckpointError("the stored subnet computes something else than the one that was measured; try again")
+    found = (count_macs(loaded, side), count_params(loaded))
+    expected = (macs(subnet.specs), params(subnet.specs))
+    if not found == expected == (candidate.costs["macs"], candidate.costs["params"]):
+        raise CheckpointError(
+            f"the subnet has (MACs, parameters) {found}, its layers say {expected}; report this fault"
+        )

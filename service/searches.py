@@ -1,0 +1,82 @@
+"""Searches ready to run: the supernet's predictor and the devices' latency tables, opened once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from search import AccuracyPredictor, EvolutionarySearch
+from service import runs, tables
+from service.domain import SubnetSpec, SupernetRecord
+from service.errors import NotFoundError
+from service.storage import devices, supernets
+from service.storage.artifacts import ArtifactStore
+from service.storage.database import Database
+from supernet.spaces import get_space
+
+_KEPT = 16
+
+
+class Searches:
+    """Opens searches and keeps the latest few. Safe to share between threads.
+
+    Args:
+        database: rows of supernets and tables.
+        artifacts: their files.
+        cache: folder for materialised runs.
+    """
+
+    def __init__(self, database: Database, artifacts: ArtifactStore, cache: Path) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._cache = cache
+        self._kept: OrderedDict[str, EvolutionarySearch] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def supernet(self, supernet_id: str) -> tuple[SupernetRecord, Path]:
+        """A supernet and its run folder.
+
+        Raises:
+            NotFoundError: it was deleted.
+        """
+        with self._database.session() as session:
+            record = supernets.get(session, supernet_id)
+        if record is None:
+            raise NotFoundError(f"supernet {supernet_id[:12]} was deleted; register its run again")
+        return record, runs.materialise(self._artifacts, record, self._cache)
+
+    def open(self, spec: SubnetSpec) -> EvolutionarySearch:
+        """The search for a spec; its budget is not part of it.
+
+        Raises:
+            NotFoundError: the supernet was deleted.
+            CheckpointError: a stored file was altered.
+        """
+        key = "/".join(
+            [spec.supernet, *sorted(spec.tables.values()), str((spec.seed, spec.population, spec.generations))]
+        )
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        search = self._make(spec)
+        with self._lock:
+            self._kept[key] = search
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return search
+
+    def _make(self, spec: SubnetSpec) -> EvolutionarySearch:
+        record, folder = self.supernet(spec.supernet)
+        space = get_space(record.space).with_num_classes(record.num_classes)
+        with self._database.session() as session:
+            found = {device: devices.get_table(session, table_id) for device, table_id in spec.tables.items()}
+        return EvolutionarySearch(
+            space,
+            AccuracyPredictor.load(folder / "predictor", space=space),
+            {device: tables.load(self._artifacts, table) for device, table in found.items() if table is not None},
+            population=spec.population,
+            generations=spec.generations,
+            seed=spec.seed,
+        )

@@ -1,0 +1,98 @@
+"""Everything about the service that an operator may choose, read from arguments or `ONCEFORALL_*` variables."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from supernet.errors import ConfigError
+
+KiB = 1024
+MiB = 1024 * KiB
+GiB = 1024 * MiB
+
+
+class Settings(BaseSettings):
+    """Settings of one service; frozen.
+
+    Attributes:
+        data_dir: folder of the database, the artefacts and the caches; made when absent.
+        host: address to listen on. Without keys only a loopback address is served, unless `public` is set.
+        port: TCP port; 0 for any free one.
+        public: whether an address that other machines can reach may be served without keys.
+        max_body_bytes: cap on a JSON body.
+        max_table_bytes: cap on an uploaded latency table.
+        max_upload_bytes: cap on an uploaded run, all files together.
+        max_active_jobs: jobs that may wait or run; one more answers 429.
+        max_event_streams: open event streams; one more answers 429.
+        job_workers: jobs that run at a time, each in its own child process.
+        job_threads: torch threads of a child process.
+        job_timeout_s: seconds after which a job's child process is killed.
+        job_memory_bytes: address space of a child process.
+        search_population, search_generations: size of a request's evolutionary search.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ONCEFORALL_", frozen=True, extra="forbid")
+
+    data_dir: Path = Path("onceforall-data")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    public: bool = False
+    max_body_bytes: int = Field(default=256 * KiB, gt=0)
+    max_table_bytes: int = Field(default=4 * MiB, gt=0)
+    max_upload_bytes: int = Field(default=2 * GiB, gt=0)
+    max_active_jobs: int = Field(default=64, gt=0)
+    max_event_streams: int = Field(default=64, gt=0)
+    job_workers: int = Field(default=1, gt=0, le=64)
+    job_threads: int = Field(default=2, gt=0, le=256)
+    job_timeout_s: float = Field(default=600.0, gt=0)
+    job_memory_bytes: int = Field(default=16 * GiB, gt=0)
+    search_population: int = Field(default=100, ge=4)
+    search_generations: int = Field(default=500, ge=1)
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return f"sqlite:///{self.data_dir.resolve() / 'service.sqlite'}"
+
+    @property
+    def artifact_dir(self) -> Path:
+        """Folder of the artefact store."""
+        return self.data_dir.resolve() / "artifacts"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of what can be made again: materialised runs, uploads under way."""
+        return self.data_dir.resolve() / "cache"
+
+    def check_address(self) -> None:
+        """Refuse an address that other machines can reach, unless `public` is set.
+
+        Raises:
+            ConfigError: the address is not a loopback address.
+        """
+        try:
+            loopback = self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback and not self.public:
+            raise ConfigError(
+                f"host {self.host!r} can be reached by other machines, and this service asks nobody for a key; allowed:"
+                " 127.0.0.1, ::1, localhost; set ONCEFORALL_PUBLIC=true if a firewall or a proxy guards it"
+            )
+
+
+def load_settings(**chosen: object) -> Settings:
+    """Settings from arguments (None: not given), then the environment, then the defaults.
+
+    Raises:
+        ConfigError: values that are not allowed; every fault is named in the one message.
+    """
+    try:
+        return Settings(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}" for fault in error.errors()]
+        raise ConfigError(f"settings: {'; '.join(faults)}; allowed: {', '.join(Settings.model_fields)}") from None

@@ -1,0 +1,1 @@
+"""What the service remembers: rows in a database, files in an artefact store."""

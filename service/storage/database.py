@@ -1,0 +1,91 @@
+"""The connection to the database, and its schema."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from supernet.errors import StorageError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """Opens sessions on one database.
+
+    Args:
+        url: SQLAlchemy URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _set_up_sqlite)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session in one transaction: committed at the end, rolled back on an error.
+
+        Raises:
+            StorageError: the database cannot be read or written (disk full, locked for 30 s, damaged).
+        """
+        try:
+            with self._sessions.begin() as session:
+                yield session
+        except OperationalError as error:
+            raise StorageError(
+                f"the database {self._where!r} refused: {str(error.orig).splitlines()[0]}; free some space or end the"
+                " program that holds it, then try again"
+            ) from error
+
+    def migrate(self) -> None:
+        """Bring the schema to this version's. Does nothing where it is there already.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+        from alembic import command  # 0.4 s, and only the API process migrates
+        from alembic.config import Config
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        try:
+            with self.engine.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except OperationalError as error:
+            raise StorageError(
+                f"cannot prepare the database {self._where!r}: {str(error.orig).splitlines()[0]}; choose another data"
+                " folder, or free some space"
+            ) from error
+
+    def ping(self) -> None:
+        """Raise StorageError unless the database answers."""
+        with self.session() as session:
+            session.execute(text("select 1"))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    @property
+    def _where(self) -> str:
+        return make_url(self.url).database or self.url
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"pragma {pragma}")
+    cursor.close()

@@ -1,0 +1,81 @@
+"""Rows of devices and of their latency tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.domain import Device, Page, StoredFile, TableRecord
+from service.storage.models import DeviceRow, TableRow
+from service.storage.paging import Order, slice_of
+
+
+def add_device(session: Session, device: Device) -> None:
+    """Insert a device."""
+    session.add(DeviceRow(**asdict(device)))
+
+
+def get_device(session: Session, name: str) -> Device | None:
+    """The device of that name."""
+    row = session.get(DeviceRow, name)
+    return None if row is None else _device(row)
+
+
+def device_page(session: Session, limit: int, cursor: str | None) -> Page[Device]:
+    """Devices by name."""
+    order = Order("name", DeviceRow.name, DeviceRow.name)
+    rows, following = slice_of(session, select(DeviceRow), order, limit, cursor)
+    return Page(tuple(map(_device, rows)), following)
+
+
+def add_table(session: Session, record: TableRecord) -> None:
+    """Insert a latency table."""
+    session.add(TableRow(**(asdict(record) | {"content": asdict(record.content), "missing": list(record.missing)})))
+
+
+def get_table(session: Session, table_id: str) -> TableRecord | None:
+    """The latency table of that id."""
+    row = session.get(TableRow, table_id)
+    return None if row is None else _table(row)
+
+
+def next_version(session: Session, device: str) -> int:
+    """The version number of the device's next table."""
+    return 1 + (session.scalar(select(func.max(TableRow.version)).where(TableRow.device == device)) or 0)
+
+
+def table_page(session: Session, device: str, limit: int, cursor: str | None) -> Page[TableRecord]:
+    """A device's tables, newest first."""
+    order = Order("-version", TableRow.version, TableRow.id, descending=True)
+    rows, following = slice_of(session, select(TableRow).where(TableRow.device == device), order, limit, cursor)
+    return Page(tuple(map(_table, rows)), following)
+
+
+def tables_for(session: Session, device: str, space: str, num_classes: int) -> list[TableRecord]:
+    """A device's tables for a space, newest first."""
+    query = select(TableRow).where(
+        TableRow.device == device, TableRow.space == space, TableRow.num_classes == num_classes
+    )
+    return [_table(row) for row in session.scalars(query.order_by(TableRow.version.desc()))]
+
+
+def _device(row: DeviceRow) -> Device:
+    return Device(row.name, row.hardware, row.runtime, row.precision, row.threads, row.batch, row.created_at)
+
+
+def _table(row: TableRow) -> TableRecord:
+    return TableRecord(
+        row.id,
+        row.device,
+        row.version,
+        row.space,
+        row.num_classes,
+        row.rows,
+        tuple(row.missing),
+        row.provenance,
+        StoredFile(**row.content),
+        row.format,
+        row.created_at,
+    )

@@ -1,0 +1,129 @@
+"""The database's tables. Times are ISO 8601 text in UTC; JSON columns hold plain JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class Base(DeclarativeBase):
+    """Base of all rows."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012 (SQLAlchemy's way)
+
+
+class SupernetRow(Base):
+    """A registered supernet."""
+
+    __tablename__ = "supernets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    space: Mapped[str]
+    num_classes: Mapped[int]
+    manifest: Mapped[dict[str, Any]]
+    predictor_digest: Mapped[str]
+    files: Mapped[dict[str, Any]]
+    created_at: Mapped[str]
+
+
+class DeviceRow(Base):
+    """A device."""
+
+    __tablename__ = "devices"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    hardware: Mapped[str]
+    runtime: Mapped[str]
+    precision: Mapped[str]
+    threads: Mapped[int]
+    batch: Mapped[int]
+    created_at: Mapped[str]
+
+
+class TableRow(Base):
+    """One version of a device's latency table."""
+
+    __tablename__ = "latency_tables"
+    __table_args__ = (UniqueConstraint("device", "version"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.name"))
+    version: Mapped[int]
+    space: Mapped[str]
+    num_classes: Mapped[int]
+    rows: Mapped[int]
+    missing: Mapped[list[Any]]
+    provenance: Mapped[dict[str, Any]]
+    content: Mapped[dict[str, Any]]
+    format: Mapped[str]
+    created_at: Mapped[str]
+
+
+class RequestRow(Base):
+    """A budget somebody asked for."""
+
+    __tablename__ = "subnet_requests"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    subnet_id: Mapped[str | None]
+    created_at: Mapped[str]
+
+
+class SubnetRow(Base):
+    """A finished subnet. It outlives its supernet's row: the ids are provenance, not foreign keys."""
+
+    __tablename__ = "subnets"
+    __table_args__ = (
+        Index("subnets_by_time", "created_at", "id"),
+        Index("subnets_by_accuracy", "accuracy", "id"),
+        Index("subnets_by_macs", "macs", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    request_id: Mapped[str]
+    supernet_id: Mapped[str]
+    space: Mapped[str]
+    config: Mapped[dict[str, Any]]
+    config_digest: Mapped[str]
+    predicted_accuracy: Mapped[float]
+    accuracy: Mapped[float]
+    macs: Mapped[int]
+    params: Mapped[int]
+    card: Mapped[dict[str, Any]]
+    files: Mapped[dict[str, Any]]
+    created_at: Mapped[str]
+    latencies: Mapped[list[LatencyRow]] = relationship(lazy="selectin", order_by="LatencyRow.device")
+
+
+class LatencyRow(Base):
+    """A subnet's latency on one device."""
+
+    __tablename__ = "subnet_latencies"
+
+    subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.id"), primary_key=True)
+    device: Mapped[str] = mapped_column(primary_key=True)
+    predicted_ms: Mapped[float]
+    measured_ms: Mapped[float | None]
+
+
+class JobRow(Base):
+    """A job."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("jobs_by_state", "state", "created_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    stage: Mapped[str]
+    fraction: Mapped[float]
+    attempts: Mapped[int]
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[str]
+    updated_at: Mapped[str]

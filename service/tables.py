@@ -1,0 +1,120 @@
+"""Latency tables that the service holds: checked, versioned, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from latency_tables import LatencyTable, parse_table
+from latency_tables.outliers import outliers
+from service.context import Context
+from service.domain import Device, StoredFile, TableRecord, utc_now
+from service.errors import ConflictError, NotFoundError
+from service.storage import devices
+from service.storage.artifacts import ArtifactStore
+from supernet.errors import TableError
+from supernet.spaces import get_space
+
+
+@dataclass(frozen=True)
+class RegisteredTable:
+    """What became of an uploaded table.
+
+    Attributes:
+        record: the row.
+        outliers: rows that are doubtful, and why.
+        unknown: rows that no subnet of the space needs.
+        stored: whether it was stored now (not for a dry run, nor when it was there already).
+    """
+
+    record: TableRecord
+    outliers: tuple[str, ...]
+    unknown: tuple[str, ...]
+    stored: bool
+
+
+def register(context: Context, device_name: str, data: bytes, format: str, *, dry_run: bool) -> RegisteredTable:
+    """Check an uploaded table and store it as the device's next version.
+
+    A table with missing rows is stored, and says so; it prices no request before a complete one follows.
+
+    Raises:
+        NotFoundError: no such device.
+        TableError: the table is malformed, or for another device.
+        ConfigError: its space is unknown.
+        ConflictError: it was measured with other threads or another batch than the device states.
+    """
+    device = find_device(context, device_name)
+    table = parse_table(data, format)
+    _check_device(device, table)
+    space = get_space(table.space).with_num_classes(table.num_classes)
+    coverage = table.coverage(space)
+    notes = (tuple(map(str, outliers(table))), tuple(coverage.unknown))
+    record = TableRecord(
+        id=table.digest,
+        device=device.name,
+        version=0,
+        space=space.name,
+        num_classes=space.num_classes,
+        rows=len(table.rows),
+        missing=tuple(coverage.missing),
+        provenance=asdict_plain(table),
+        content=StoredFile("", "", 0),
+        format=format,
+        created_at=utc_now(),
+    )
+    with context.registering, context.database.session() as session:
+        known = devices.get_table(session, record.id)
+        if known is not None:
+            return RegisteredTable(known, *notes, stored=False)
+        version = devices.next_version(session, device.name)
+        name = f"{device.name}-v{version}.{format}"
+        content = StoredFile(name, "", len(data)) if dry_run else context.artifacts.put_bytes(data, name=name)
+        record = TableRecord(**(vars(record) | {"version": version, "content": content}))
+        if not dry_run:
+            devices.add_table(session, record)
+    return RegisteredTable(record, *notes, stored=not dry_run)
+
+
+def find_device(context: Context, name: str) -> Device:
+    """The device of that name.
+
+    Raises:
+        NotFoundError: no such device.
+    """
+    with context.database.session() as session:
+        device = devices.get_device(session, name)
+    if device is None:
+        raise NotFoundError(f"no device {name[:80]!r}; see /api/v1/devices for those that exist, or POST it there")
+    return device
+
+
+def load(artifacts: ArtifactStore, record: TableRecord) -> LatencyTable:
+    """The stored table."""
+    return parse_table(artifacts.read(record.content.sha256), record.format)
+
+
+def asdict_plain(table: LatencyTable) -> dict[str, object]:
+    """The table's provenance as plain JSON types."""
+    return {**asdict(table.provenance)}
+
+
+def _check_device(device: Device, table: LatencyTable) -> None:
+    if table.device != device.name:
+        raise TableError(
+            f"the table was measured on {table.device!r}, not on {device.name!r}; upload it to"
+            f" /api/v1/devices/{table.device}/latency-tables, or measure one with: onceforall profile"
+            f" --device {device.name}"
+        )
+    faults = [
+        f"{what} is {have}, the device has {want}"
+        for what, have, want in (
+            ("threads", table.provenance.threads, device.threads),
+            ("batch", table.provenance.batch, device.batch),
+        )
+        if have != want
+    ]
+    if faults:
+        raise ConflictError(
+            f"the table of {device.name!r} was measured in another way: {'; '.join(faults)}; measure it as the"
+            " device is described, or describe another device"
+        )

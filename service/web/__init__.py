@@ -1,0 +1,1 @@
+"""The page: server-rendered table, a form, one script; no build step."""

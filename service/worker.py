@@ -1,0 +1,66 @@
+"""The child process that does jobs: reads them as JSON lines, answers with events as JSON lines.
+
+Started by the service as `python -m service.worker`. The first line is the settings, each further line one job. When
+standard input ends, the service is gone, and so is this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+import traceback
+from typing import Any, TextIO
+
+from service.settings import Settings
+from supernet.errors import OnceForAllError
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not get among the events
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    settings = Settings(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    resource.setrlimit(resource.RLIMIT_AS, (settings.job_memory_bytes, settings.job_memory_bytes))
+
+    from service.handlers import Workshop  # imports torch
+
+    workshop = Workshop(settings)
+    while True:
+        _serve(workshop, json.loads(lines.get()), events)
+
+
+def _listen(lines: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)  # at once, whatever the main thread computes
+
+
+def _serve(workshop: Any, job: dict[str, Any], events: TextIO) -> None:
+    def emit(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    def progress(stage: str, fraction: float) -> None:
+        emit({"event": "progress", "stage": stage, "fraction": fraction})
+
+    try:
+        emit({"event": "done", "result": workshop.do(job["kind"], job["payload"], progress)})
+    except OnceForAllError as error:
+        emit({"event": "failed", "error": {"kind": type(error).__name__, "message": str(error)}})
+    except MemoryError:
+        message = "the job needs more memory than it may use; raise ONCEFORALL_JOB_MEMORY_BYTES"
+        emit({"event": "failed", "error": {"kind": "MemoryError", "message": message}})
+    except Exception as error:
+        traceback.print_exc()
+        message = f"a fault of the service, not of the request: {type(error).__name__}; its log has the details"
+        emit({"event": "failed", "error": {"kind": "internal", "message": message}})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latency_tables import LatencyTable, Provenance, Row, macs
+from search import fit_predictor
+from service.client import Client
+from service.server import serving
+from service.settings import Settings
+from supernet import Supernet, get_space
+from supernet.files import sha256_file, write_json
+from supernet.images import ImagePack, Normalisation
+from supernet.tensors import save_tensors
+
+SPACE = get_space("mobilenet_v3_tiny")
+
+
+def make_run(folder: Path, seed: int = 0) -> Path:
+    """A run folder as training leaves it, of a supernet that was never trained: small, real, made in a second."""
+    generator = torch.Generator().manual_seed(seed)
+    save_tensors(folder / "supernet.safetensors", Supernet(SPACE, generator=generator).state_dict())
+    normalisation = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    images = torch.randint(0, 256, (264, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (200,), generator=generator)
+    ImagePack(images[:64], images[64:], labels, normalisation).save(folder / "images.safetensors")
+    write_json(
+        folder / "manifest.json",
+        {
+            "format": 1,
+            "space": SPACE.name,
+            "num_classes": 10,
+            "class_names": [f"class {number}" for number in range(10)],
+            "data": {"name": "noise", "digest": "0" * 64, "size": 32, "mean": [0.5] * 3, "std": [0.25] * 3},
+            "recipe": "none",
+            "seed": seed,
+            "status": "complete",
+            "weights": {"file": "supernet.safetensors", "sha256": sha256_file(folder / "supernet.safetensors")},
+            "images": {"file": "images.safetensors", "sha256": sha256_file(folder / "images.safetensors")},
+        },
+    )
+    rng = np.random.default_rng(seed)
+    configs = SPACE.decode(SPACE.sample_genotypes(rng, 40))
+    accuracies = [0.2 + min(macs(SPACE.layers(config)) / 1e8, 0.7) for config in configs]
+    fit_predictor(SPACE, configs, accuracies, kind="ridge").save(folder / "predictor")
+    return folder
+
+
+def make_table(device: str = "bench", *, scale: float = 1.0, drop: int = 0) -> LatencyTable:
+    """A table whose rows follow the layers' multiply-adds."""
+    rows = {spec.key: Row(scale * (0.01 + macs([spec]) / 1e7), 0.001, 9) for spec in SPACE.all_layers()}
+    kept = dict(list(rows.items())[drop:])
+    provenance = Provenance(
+        {"cpu": "none"}, "formula", {"formula": "1"}, "fp32", "channels_last", 1, 1, date(2024, 1, 2).isoformat(), 9, 1
+    )
+    return LatencyTable(device, SPACE.name, 10, kept, provenance)
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return small_settings(tmp_path_factory.mktemp("service"))
+
+
+def small_settings(folder: Path, **changes: object) -> Settings:
+    values = {"port": 0, "job_threads": 1, "search_population": 50, "search_generations": 40} | changes
+    return Settings(data_dir=folder, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def url(settings: Settings, run_folder: Path) -> Iterator[str]:
+    """A service with a supernet "noise", a device "bench" and its table."""
+    with serving(settings) as address:
+        with Client(address) as client:
+            client.register_run(run_folder, "noise")
+            client.create_device("bench", hardware="a formula", runtime="formula")
+            path = run_folder / "bench.json"
+            make_table().save(path)
+            client.upload_table("bench", path)
+        yield address
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url) as client:
+        yield client
