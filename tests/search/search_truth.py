@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from latency_tables import LatencyTable, Provenance, Row, macs, params
 from supernet.spaces import Genotypes, SearchSpace
 
 
@@ -29,3 +33,34 @@ def true_accuracy(space: SearchSpace, genotypes: Genotypes) -> npt.NDArray[np.fl
 def measured_accuracy(rng: np.random.Generator, truth: npt.NDArray[np.float64], images: int) -> npt.NDArray[np.float64]:
     """What an evaluation on `images` images would report."""
     return rng.binomial(images, truth) / images
+
+
+class Oracle:
+    """A predictor that knows the truth; it also records every row that it is asked about."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.asked: list[bytes] = []
+
+    def rank_genotypes(self, genotypes: Genotypes) -> npt.NDArray[np.floating[Any]]:
+        self.asked += [row.tobytes() for row in genotypes]
+        return true_accuracy(self.space, genotypes)
+
+    def predict_genotypes(self, genotypes: Genotypes) -> npt.NDArray[np.floating[Any]]:
+        return true_accuracy(self.space, genotypes)
+
+
+def all_genotypes(space: SearchSpace) -> Genotypes:
+    rows = list(itertools.product(*(range(len(dim.choices)) for dim in space.dimensions)))
+    return np.unique(space.canonical_genotypes(np.array(rows, dtype=np.int8)), axis=0)
+
+
+def formula_table(space: SearchSpace, device: str = "phone") -> LatencyTable:
+    """Latency that weighs parameters more than MACs do, so that the two limits are not one."""
+    rows = {
+        spec.key: Row(0.001 + macs([spec]) * 1e-7 + params([spec]) * 3e-6, 0.0001, 9) for spec in space.all_layers()
+    }
+    provenance = Provenance(
+        {"cpu": "none"}, "formula", {"formula": "1"}, "fp32", "channels_last", 1, 1, "2025-01-01", 9, 1
+    )
+    return LatencyTable(device, space.name, space.num_classes, rows, provenance)

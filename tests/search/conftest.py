@@ -1,0 +1,30 @@
+"""The space that exists, and one small enough to enumerate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from supernet import get_space, registry
+from supernet.spaces import SearchSpace
+from supernet.spaces.mobilenet_v3 import MobileNetV3Plan, Stage, mobilenet_v3_space
+
+
+@pytest.fixture
+def tiny() -> SearchSpace:
+    return get_space("mobilenet_v3_tiny")
+
+
+@pytest.fixture(scope="session")
+def toy() -> Iterator[SearchSpace]:
+    """3,528 subnets: 2 resolutions x two stages of 1 or 2 blocks with 3 kernels and 2 expand ratios."""
+    stages = (
+        Stage(16, 2, "relu", squeeze_excite=False, max_depth=2),
+        Stage(24, 2, "relu", squeeze_excite=True, max_depth=2),
+    )
+    plan = MobileNetV3Plan(8, 1, 8, 2, stages, final_width=32, feature_width=48)
+    space = mobilenet_v3_space("toy_for_search", plan, resolutions=(16, 24), num_classes=4, expands=(3, 6), min_depth=1)
+    registry.register(space)
+    yield space
+    del registry._spaces[space.name]
