@@ -28,10 +28,10 @@ _BYTE_UNITS = {
 _TIME_UNITS = {"": Decimal(1), "ms": Decimal(1), "us": Decimal("0.001"), "s": Decimal(1000)}
 _UNITS = {"latency_ms": _TIME_UNITS, "macs": _COUNT_UNITS, "params": _COUNT_UNITS, "size_bytes": _BYTE_UNITS}
 
-_PIECE = re.compile(
-    r"\s*(?P<metric>[^\s@<>=]*)\s*(?:@\s*(?P<device>[^\s<>=]*))?\s*(?P<sign>[<>=]+)\s*(?P<value>.*?)\s*"
-)
+_PIECE = re.compile(r"(?P<metric>[^\s@<>=]*)\s*(?:@\s*(?P<device>[^\s<>=]*))?\s*(?P<sign>[<>=]+)\s*(?P<value>.*)")
 _NUMBER = re.compile(r"(?P<number>[+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d{1,3})?)\s*(?P<unit>[A-Za-z]*)")
+_PIECE_LENGTH = 200  # far above any real limit; keeps the pattern's backtracking short
+MAX_LIMITS = 32
 _EXAMPLE = "write it as macs<=300M, latency_ms@note10<=20"
 
 
@@ -86,7 +86,7 @@ class Budget:
     """Limits that must all hold. Order does not matter: they are kept sorted by name.
 
     Raises:
-        ConfigError: there are no limits, or two for the same metric and device.
+        ConfigError: there are no limits, more than `MAX_LIMITS`, or two for the same metric and device.
     """
 
     limits: tuple[Limit, ...]
@@ -94,6 +94,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not self.limits:
             raise ConfigError(f"the budget is empty; {_EXAMPLE}")
+        if len(self.limits) > MAX_LIMITS:
+            raise ConfigError(f"the budget has {len(self.limits)} limits; allowed: 1 to {MAX_LIMITS}")
         names = [limit.name for limit in self.limits]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -119,9 +121,12 @@ class Budget:
             raise ConfigError(f"the budget is empty; {_EXAMPLE}")
         limits: list[Limit] = []
         faults: list[str] = []
-        for piece in text.split(","):
+        pieces = [piece.strip() for piece in text.split(",", MAX_LIMITS)]
+        if len(pieces) > MAX_LIMITS:
+            raise ConfigError(f"the budget has more than {MAX_LIMITS} limits; allowed: 1 to {MAX_LIMITS}; {_EXAMPLE}")
+        for piece in pieces:
             limit, wrong = _parse_piece(piece)
-            faults += [f"{_shown(piece.strip())}: {fault}" for fault in wrong]
+            faults += [f"{_shown(piece)}: {fault}" for fault in wrong]
             if limit is not None:
                 limits.append(limit)
         if faults:
@@ -141,6 +146,8 @@ class Budget:
         """
         if not isinstance(data, list | tuple):
             raise ConfigError(f"a budget is a list of limits {{metric, device, max}}, got {type(data).__name__}")
+        if len(data) > MAX_LIMITS:
+            raise ConfigError(f"the budget has {len(data)} limits; allowed: 1 to {MAX_LIMITS}")
         limits: list[Limit] = []
         faults: list[str] = []
         for number, entry in enumerate(data):
@@ -179,9 +186,9 @@ class Budget:
 
 
 def _parse_piece(piece: str) -> tuple[Limit | None, list[str]]:
-    match = _PIECE.fullmatch(piece)
+    match = _PIECE.fullmatch(piece) if len(piece) <= _PIECE_LENGTH else None
     if match is None:
-        return None, ["not a limit" if piece.strip() else "nothing between two commas"]
+        return None, ["not a limit" if piece else "nothing between two commas"]
     metric, device, sign = match["metric"], match["device"], match["sign"]
     faults = _name_faults(metric, device)
     if sign != "<=":

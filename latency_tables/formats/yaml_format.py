@@ -15,13 +15,15 @@ import yaml
 from supernet.errors import TableError
 
 MAX_BYTES = 2**20
+MAX_NODES = 100_000
+"""A table of 1 MiB has fewer; half a million empty ones would keep the loader busy for 12 seconds."""
 
 # (tag, pattern, possible first characters): the scalars of JSON
-_RESOLVERS: tuple[tuple[str, str, str], ...] = (
-    ("null", r"null", "n"),
-    ("bool", r"true|false", "tf"),
-    ("int", r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
-    ("float", r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|nan)", "-+.0123456789"),
+_RESOLVERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("null", r"null|", ("n", "")),  # nothing at all is null too, as for every reader of YAML
+    ("bool", r"true|false", ("t", "f")),
+    ("int", r"-?(?:0|[1-9][0-9]*)", tuple("-0123456789")),
+    ("float", r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|nan)", tuple("-+.0123456789")),
 )
 
 
@@ -30,11 +32,16 @@ class _Refused(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
+    nodes = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
             raise _Refused(f"an alias (*) in line {line}; write the value out")
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise _Refused(f"more than {MAX_NODES} values and keys")
         if event.tag is not None:
             raise _Refused(f"a tag ({event.tag[:80]}) in line {line}; leave it out")
         return super().compose_node(parent, index)

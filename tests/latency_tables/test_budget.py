@@ -114,6 +114,28 @@ def test_a_wrong_budget_is_refused_with_what_is_allowed(text: str, message: str)
         Budget.parse(text)
 
 
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    "text", [" " * 100_000 + "x", "a" * 100_000, "macs<=" + "1" * 100_000, "macs<=" + " " * 100_000]
+)
+def test_absurdly_long_text_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Budget.parse(text)
+    assert len(str(caught.value)) < 300
+
+
+def test_the_number_of_limits_is_capped() -> None:
+    limits = tuple(Limit("latency_ms", f"d{number}", 1) for number in range(33))
+    text = ", ".join(map(str, limits))
+    with pytest.raises(ConfigError, match="the budget has more than 32 limits; allowed: 1 to 32"):
+        Budget.parse(text)
+    with pytest.raises(ConfigError, match="the budget has 33 limits; allowed: 1 to 32"):
+        Budget(limits)
+    with pytest.raises(ConfigError, match="the budget has 33 limits; allowed: 1 to 32"):
+        Budget.from_dict([limit.to_dict() for limit in limits])
+    assert len(Budget.parse(", ".join(map(str, limits[:32]))).limits) == 32
+
+
 def test_all_faults_are_told_together() -> None:
     with pytest.raises(ConfigError, match=r"'macs<0': sign '<'.*'macs<0': max is 0.0.*'flops<=1': unknown metric"):
         Budget.parse("macs<0, flops<=1, params<=1")

@@ -60,12 +60,12 @@ def test_the_sum_of_the_rows_predicts_whole_subnets(profiled: LatencyTable) -> N
 
 def test_threads_and_the_global_generator_are_left_as_they_were() -> None:
     space, module = get_space("mobilenet_v3_tiny"), nn.Conv2d(3, 4, 3)
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     state = torch.get_rng_state()
     rounds: list[tuple[int, int]] = []
-    measure_module_ms(module, (1, 3, 8, 8), threads=2, repeats=2)
-    profile_space(space, device="a", threads=2, repeats=1, warmup=1, progress=lambda *done: rounds.append(done))
-    assert torch.get_num_threads() == 1
+    measure_module_ms(module, (1, 3, 8, 8), threads=1, repeats=2)
+    profile_space(space, device="a", threads=1, repeats=1, warmup=1, progress=lambda *done: rounds.append(done))
+    assert torch.get_num_threads() == 2
     assert torch.equal(torch.get_rng_state(), state)
     assert rounds == [(1, 2), (2, 2)]
 

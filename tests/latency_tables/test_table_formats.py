@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_tables import LatencyTable, parse_table
-from latency_tables.formats import FORMATS
+from latency_tables.formats import FORMATS, yaml_format
 from latency_tables.formats.yaml_format import decode, encode
 from supernet.errors import TableError
 
@@ -172,11 +172,19 @@ def test_what_is_not_plain_yaml_is_refused(data: bytes, message: str) -> None:
     assert message in refusal(data, "yaml")
 
 
+def test_yaml_values_are_capped_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_format, "MAX_NODES", 1000)
+    assert "(more than 1000 values and keys)" in refusal(b"[" + b"a," * 1000 + b"]", "yaml")
+    assert "got list" in refusal(b"[" + b"a," * 999 + b"]", "yaml")
+
+
 def test_yaml_words_mean_what_json_would_say() -> None:
-    text = b"{a: no, b: 1e3, c: 2026-11-21, d: 1:30, e: 0x10, f: 1_000, g: ~, h: null, i: true, j: -3, k: .5, l: 010}"
+    text = (
+        b"{a: no, b: 1e3, c: 2026-11-21, d: 1:30, e: 0x10, f: 1_000, g: ~, h: null, i: true, j: -3, k: .5, l: 010, m: }"
+    )
     assert decode(text) == {
         **{"a": "no", "b": 1000.0, "c": "2026-11-21", "d": "1:30", "e": "0x10", "f": "1_000", "g": "~"},
-        **{"h": None, "i": True, "j": -3, "k": 0.5, "l": 10.0},
+        **{"h": None, "i": True, "j": -3, "k": 0.5, "l": 10.0, "m": None},
     }
 
 
@@ -188,7 +196,9 @@ plain_data = st.recursive(
 
 
 @settings(max_examples=60)
-@given(plain_data | st.sampled_from(["1e3", "no", "null", "1:30", "2026-11-21", "0", "-.5", ".inf", "~", "*a", "!x"]))
+@given(
+    plain_data | st.sampled_from(["", "1e3", "no", "null", "1:30", "2026-11-21", "0", "-.5", ".inf", "~", "*a", "!x"])
+)
 def test_yaml_reads_back_what_it_wrote(data: Any) -> None:
     read = decode(encode(data))
     assert read == data
