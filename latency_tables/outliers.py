@@ -21,8 +21,8 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 FACTOR = 3.0
-"""Measured on mobilenet_v3_tiny (234 rows): of six profiles of a quiet machine none had a pair of rows over 1.3; of two
-of a machine overloaded by other work, 1 and 4 rows were over 1.3."""
+"""Measured on mobilenet_v3_tiny (234 rows): at a factor of 1.3, six profiles had no outlier, and two that were
+made while other work filled all cores had 1 and 4."""
 
 
 @dataclass(frozen=True)

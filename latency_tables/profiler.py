@@ -3,8 +3,9 @@
 A layer is timed inside of whole subnets, between the layers that come before and after it. Measured on 20 random
 subnets of mobilenet_v3_tiny (x86 server, one thread, batch 1), the sum of the rows against the whole subnet's latency:
 each layer repeated on its own is 11 to 15 % too low (its code and weights stay in the nearest caches), layers in random
-order are 11 to 12 % too high (theirs never are), layers inside of subnets are 3 to 6 % off (median; Spearman .98 to
-.997; five profiles). While other work filled both cores, two more profiles were 9 and 63 % off: profile an idle machine.
+order are 11 to 12 % too high (theirs never are), layers inside of subnets are 3 to 6 % off (medians of four profiles;
+Spearman .980 to .997). Two more profiles, made while other work filled both cores, were 9 and 63 % off: profile an idle
+machine.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from supernet.layers import build_layer
 from supernet.spaces import Genotypes, SearchSpace
 
 MEMORY_FORMAT = "channels_last"
-"""Measured on the same 20 subnets: 12 % faster than contiguous at batch 1, and at batch 8."""
+"""Measured on 20 random subnets, median ratio: 12 % faster than contiguous at batch 1, and at batch 8."""
 
 _PASSES = 3
 """Passes through a subnet at each visit, of which the first only warms the caches and is not timed."""
