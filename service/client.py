@@ -82,7 +82,7 @@ class Client:
         self,
         name: str,
         *,
-        hardware: str,
+        hardware: str = "not described",
         runtime: str = "torch-eager",
         precision: str = "fp32",
         threads: int = 1,
@@ -106,41 +106,49 @@ class Client:
             headers={"Content-Type": media_type},
         )
 
+    def ask(self, supernet: str, budget: Budget | str, *, seed: int = 0) -> Json:
+        """Ask for the best subnet within a budget and do not wait: the request, with its `job` and, if known, `subnet`.
+
+        Raises:
+            ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`.
+        """
+        limits = (Budget.parse(budget) if isinstance(budget, str) else budget).to_dict()
+        return self._call("POST", "/subnet-requests", json={"supernet": supernet, "constraints": limits, "seed": seed})
+
     def request_subnet(
         self,
         supernet: str,
         budget: Budget | str,
         *,
         seed: int = 0,
-        wait: bool = True,
         on_progress: Callable[[str, float], None] | None = None,
     ) -> Json:
-        """Ask for the best subnet within a budget; the answer is the request, with `subnet` once it is there.
+        """Ask for the best subnet within a budget and wait for it.
 
         Args:
             supernet: its name or id.
             budget: for example ``"macs<=3M, latency_ms@note10<=20"``.
             seed: of the search.
-            wait: whether to wait for the subnet.
             on_progress: called as (stage, fraction in [0, 1]) while waiting.
 
+        Returns:
+            The subnet: `id`, `config`, `predicted`, `measured`, `card`, `files`.
+
         Raises:
-            ServiceError: the budget is infeasible (status 409; `problem` names the tightest limit and the nearest
-                subnet), or the job failed or was cancelled.
+            ServiceError: as `ask`; or the job failed or was cancelled.
         """
-        limits = (Budget.parse(budget) if isinstance(budget, str) else budget).to_dict()
-        body = {"supernet": supernet, "constraints": limits, "seed": seed}
-        request = self._call("POST", "/subnet-requests", json=body)
-        if request["subnet"] is not None or not wait:
-            return request
-        job = request["job"]
-        for job in self.follow(request["id"]):
-            if on_progress is not None:
-                on_progress(job["stage"], job["fraction"])
-        if job["state"] != "succeeded":
-            message = (job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}; ask again")
-            raise ServiceError(message, problem=job["error"])
-        return self._call("GET", f"/subnet-requests/{request['id']}")
+        request = self.ask(supernet, budget, seed=seed)
+        if request["subnet"] is None:
+            job = request["job"]
+            for job in self.follow(request["id"]):
+                if on_progress is not None:
+                    on_progress(job["stage"], job["fraction"])
+            if job["state"] != "succeeded":
+                message = (job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}; ask again")
+                raise ServiceError(message, problem=job["error"])
+            request = self._call("GET", f"/subnet-requests/{request['id']}")
+        subnet: Json = request["subnet"]
+        return subnet
 
     def follow(self, job_id: str) -> Iterator[Json]:
         """The job at every change, until it has ended."""
@@ -162,6 +170,10 @@ class Client:
     def cancel(self, job_id: str) -> Json:
         """End a job."""
         return self._call("POST", f"/jobs/{job_id}/cancel")
+
+    def delete_supernet(self, supernet: str) -> None:
+        """Forget a supernet (by name or id) and its files; its subnets stay."""
+        self._call("DELETE", f"/supernets/{supernet}")
 
     def list_subnets(self, **filters: str | float) -> Iterator[Json]:
         """All subnets that pass the filters, such as ``**{"macs.lte": 3e6, "sort": "-accuracy"}``."""
@@ -213,7 +225,7 @@ class Client:
             raise self._unreachable(error) from error
         if response.is_error:
             raise _refusal(response)
-        result: Json = response.json()
+        result: Json = response.json() if response.content else {}
         return result
 
     def _unreachable(self, error: httpx.HTTPError) -> ServiceError:

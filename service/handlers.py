@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from latency_tables import Budget, macs, measure_module_ms, params, this_machine
+from latency_tables.counter import counted_macs
 from search import Candidate
 from service import tables
 from service.domain import Latency, SubnetRecord, SubnetRequest, SupernetRecord, digest_of, utc_now
@@ -128,30 +129,6 @@ class Workshop:
         return found
 
 
-def count_macs(module: nn.Module, resolution: int) -> int:
-    """Multiply-adds of one image's forward pass, counted on the module itself by hooks.
-
-    Independent of `latency_tables.macs`, which counts on the layers' descriptions: the two must agree.
-    """
-    total = 0
-
-    def count(layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        nonlocal total
-        if isinstance(layer, nn.Conv2d):
-            total += output[0].numel() * layer.weight[0].numel()
-        elif isinstance(layer, nn.Linear):
-            total += layer.weight.numel()
-
-    hooks = [layer.register_forward_hook(count) for layer in module.modules() if not list(layer.children())]
-    try:
-        with torch.inference_mode():
-            module(torch.zeros(1, 3, resolution, resolution))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
-
-
 def count_params(module: nn.Module) -> int:
     """Trainable numbers of the module."""
     return sum(parameter.numel() for parameter in module.parameters())
@@ -196,7 +173,7 @@ def _card(
             "total": measured.total,
             "images": "holdout",
             "standard_error": measured.standard_error,
-            "macs": count_macs(measured.subnet, candidate.config.resolution),
+            "macs": counted_macs(measured.subnet, candidate.config.resolution),
             "params": count_params(measured.subnet),
             "latency_ms": {
                 device: latency.measured_ms for device, latency in latencies.items() if latency.measured_ms is not None
@@ -214,7 +191,7 @@ def _verify(folder: Path, subnet: Subnet, candidate: Candidate) -> None:
         same = torch.equal(loaded(images), subnet(images))
     if not same:
         raise CheckpointError("the stored subnet computes something else than the one that was measured; try again")
-    found = (count_macs(loaded, side), count_params(loaded))
+    found = (counted_macs(loaded, side), count_params(loaded))
     expected = (macs(subnet.specs), params(subnet.specs))
     if not found == expected == (candidate.costs["macs"], candidate.costs["params"]):
         raise CheckpointError(

@@ -146,7 +146,9 @@ class EmbeddedJobEngine(JobEngine):
                     with self._database.session() as session:
                         job = rows.claim(session)
                     if job is not None:
-                        child = self._run(job, child)
+                        child = self._live(child)
+                        self._run(job, child)
+                        child = self._live(child)  # now, so that it is warm when the next job comes
                         continue
                 except OnceForAllError as error:  # a full disk must not end the thread
                     _log.error("job_engine_error", error=str(error))
@@ -157,11 +159,14 @@ class EmbeddedJobEngine(JobEngine):
         finally:
             child.kill()
 
-    def _run(self, job: Job, child: Child) -> Child:
-        """Run one job to its end; returns the child for the next one."""
-        if not child.alive:
-            child.kill()
-            child = Child(self._settings)
+    def _live(self, child: Child) -> Child:
+        if child.alive or self._stopping:
+            return child
+        child.kill()
+        return Child(self._settings)
+
+    def _run(self, job: Job, child: Child) -> None:
+        """Run one job to its end."""
         with self._wake:
             if self._stopping:
                 child.kill()
@@ -169,13 +174,16 @@ class EmbeddedJobEngine(JobEngine):
         try:
             with self._database.session() as session:
                 current = rows.get(session, job.id)
-            if current is None or current.state is not JobState.RUNNING:  # cancelled before the child was known
-                return child
-            self._follow(job, child)
+            if current is not None and current.state is JobState.RUNNING:  # not cancelled before the child was known
+                self._follow(job, child)
+        except OnceForAllError as error:  # the database refuses: nobody can tell what the child does now
+            child.kill()
+            _log.error("job_not_followed", job=job.id, error=str(error))
+            with self._database.session() as session:
+                self._try_again(session, job, str(error))
         finally:
             with self._wake:
                 del self._children[job.id]
-        return child
 
     def _follow(self, job: Job, child: Child) -> None:
         child.send({"job_id": job.id, "kind": job.kind, "payload": dict(job.payload)})
@@ -213,7 +221,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=child_environment(settings.job_threads),
         )
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -260,6 +268,12 @@ class Child:
                     continue
                 self._events.put(event if isinstance(event, dict) else {})
         self._events.put({"event": "end"})
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """Variables of a child process: the parent's modules, and a cap on threads before torch makes any."""
+    paths = os.pathsep.join(filter(None, sys.path))
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def _lock_folder(folder: Path) -> IO[str]:

@@ -131,12 +131,15 @@ def delete(context: Context, supernet_id: str) -> None:
 
     Raises:
         NotFoundError: no such supernet.
+        ConflictError: its jobs wait or run.
     """
     with context.registering:
         with context.database.session() as session:
             record = supernets.get(session, supernet_id)
             if record is None:
                 raise NotFoundError(f"no supernet {supernet_id!r}; see /api/v1/supernets for those that exist")
+            if any(spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session)):
+                raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
             supernets.delete(session, record.id)
         with context.database.session() as session:
             in_use = supernets.files_in_use(session) | subnets.files_in_use(session)

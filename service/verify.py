@@ -5,12 +5,12 @@ Exit status 0: all is well; 3: a fault of the run, described on standard output.
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
+from service.jobs import child_environment
 from supernet.errors import CheckpointError, OnceForAllError
 
 _TIMEOUT_S = 120
@@ -23,9 +23,10 @@ def verify_run(folder: Path, *, memory_bytes: int) -> None:
         CheckpointError: the run does not open; the message says why.
     """
     command = [sys.executable, "-m", "service.verify", str(folder), str(memory_bytes)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=child_environment(1), check=False
+        )
     except subprocess.TimeoutExpired:
         raise CheckpointError(f"the run took more than {_TIMEOUT_S} s to open; upload a smaller one") from None
     if done.returncode == 3:

@@ -59,7 +59,6 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
         raise BusyError(
             f"{state.event_streams} event streams are open, no more are allowed; close one, or ask {API}/jobs/{job}"
         )
-    state.event_streams += 1
 
     async def stream() -> AsyncIterator[ServerSentEvent]:
         last = None
@@ -74,6 +73,7 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
             await asyncio.sleep(_POLL_S)
 
     async def counted() -> AsyncIterator[ServerSentEvent]:
+        state.event_streams += 1  # in here: a stream that is never begun is never closed either
         try:
             async for event in stream():
                 yield event

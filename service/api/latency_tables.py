@@ -25,7 +25,8 @@ def show(context: ContextDep, table: DigestPath) -> TableOut:
     return TableOut.of(_find(context, table))
 
 
-@router.api_route("/{table}/content", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/{table}/content", include_in_schema=False)
+@router.get("/{table}/content", response_class=Response)
 def content(request: Request, context: ContextDep, table: DigestPath) -> Response:
     """The file as it was uploaded."""
     record = _find(context, table)

@@ -72,8 +72,8 @@ class DeviceIn(Incoming):
     )
 
     name: Name
-    hardware: str = Field(min_length=1, max_length=200)
-    runtime: str = Field(min_length=1, max_length=64)
+    hardware: str = Field(default="not described", min_length=1, max_length=200)
+    runtime: str = Field(default="torch-eager", min_length=1, max_length=64)
     precision: str = Field(default="fp32", min_length=1, max_length=32)
     threads: int = Field(default=1, ge=1, le=1024)
     batch: int = Field(default=1, ge=1, le=65536)

@@ -45,7 +45,8 @@ def show(context: ContextDep, subnet: DigestPath) -> SubnetOut:
     return SubnetOut.of(_find(context, subnet))
 
 
-@router.api_route("/{subnet}/download", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/{subnet}/download", include_in_schema=False)
+@router.get("/{subnet}/download", response_class=Response)
 def download(
     request: Request,
     context: ContextDep,

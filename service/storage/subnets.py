@@ -10,7 +10,8 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from service.domain import Latency, Page, StoredFile, SubnetRecord, SubnetRequest, SubnetSpec
-from service.storage.models import LatencyRow, RequestRow, SubnetRow
+from service.storage.jobs import ACTIVE
+from service.storage.models import JobRow, LatencyRow, RequestRow, SubnetRow
 from service.storage.paging import Column, Order, slice_of
 from supernet.errors import ConfigError, one_of
 
@@ -34,6 +35,12 @@ def get_request(session: Session, request_id: str) -> SubnetRequest | None:
     if row is None:
         return None
     return SubnetRequest(row.id, SubnetSpec.from_dict(row.spec), row.subnet_id, row.created_at)
+
+
+def specs_of_active_jobs(session: Session) -> list[dict[str, Any]]:
+    """Specs of the requests whose jobs wait or run."""
+    query = select(RequestRow.spec).join(JobRow, JobRow.id == RequestRow.id).where(JobRow.state.in_(ACTIVE))
+    return list(session.scalars(query))
 
 
 def add_subnet(session: Session, record: SubnetRecord) -> None:

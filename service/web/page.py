@@ -1,4 +1,4 @@
-"""/: the first page, and the fragment that its script refreshes."""
+"""/: the first page, the fragment that its script refreshes, and the list of endpoints."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def install(app: FastAPI) -> None:
                 "devices": devices.device_page(session, _SHOWN, None).items,
             }
         return templates.TemplateResponse(request, "index.html", values | _subnets(context))
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> Response:
+        operations = [
+            {"method": method.upper(), "path": path, **operation}
+            for path, methods in app.openapi()["paths"].items()
+            for method, operation in methods.items()
+        ]
+        return templates.TemplateResponse(request, "docs.html", {"operations": operations})
 
     @app.get("/fragments/subnets", include_in_schema=False)
     def fragment(request: Request, context: ContextDep) -> Response:

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from conftest import small_settings
+
+from service.client import Client, ServiceError
+from service.domain import JobState
+from service.jobs import MAX_ATTEMPTS, EmbeddedJobEngine
+from service.server import serving
+from service.storage import jobs as rows
+from service.storage.database import Database
+from supernet.errors import RunBusyError
+
+SERVE = """
+import json, sys
+from service.server import run
+from service.settings import Settings
+run(Settings(**json.loads(sys.argv[1])), on_ready=lambda url: print(url, flush=True))
+"""
+
+
+@contextmanager
+def service_process(folder: Path, **values: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    arguments = [
+        sys.executable,
+        "-c",
+        SERVE,
+        json.dumps({"data_dir": str(folder), "port": 0, "job_threads": 1} | values),
+    ]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        out: IO[str] = process.stdout
+        try:
+            yield process, out.readline().strip()
+        finally:
+            process.kill()
+
+
+def wait_until(client: Client, job_id: str, *, stage: str) -> None:
+    for _ in range(600):
+        if client.job(job_id)["stage"] == stage:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"never {stage}: {client.job(job_id)}")
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_a_job_interrupted_by_kill_9_is_done_after_the_restart_and_leaves_no_child(
+    tmp_path: Path, run_folder: Path
+) -> None:
+    slow = {"search_population": 100, "search_generations": 1500}
+    with service_process(tmp_path / "data", **slow) as (process, url), Client(url) as client:
+        client.register_run(run_folder, "noise")
+        job_id = client.ask("noise", "macs<=4M")["id"]
+        wait_until(client, job_id, stage="searching")
+        children = children_of(process.pid)
+        assert children
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for _ in range(100):
+        if not any(Path(f"/proc/{child}").exists() for child in children):
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("a child process outlived its service")
+    with service_process(tmp_path / "data", **slow) as (process, url), Client(url) as client:
+        last = list(client.follow(job_id))[-1]
+        assert (last["state"], last["attempts"]) == ("succeeded", 2)
+        assert client.ask("noise", "macs<=4M")["subnet"]["measured"]["macs"] <= 4e6
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=15) in (0, -signal.SIGTERM)
+
+
+def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path: Path, run_folder: Path) -> None:
+    settings = small_settings(tmp_path / "data", search_population=100, search_generations=100_000, max_active_jobs=2)
+    before = set(children_of(os.getpid()))
+    with serving(settings) as url, Client(url) as client:
+        client.register_run(run_folder, "noise")
+        first, second = client.ask("noise", "macs<=4M")["id"], client.ask("noise", "macs<=5M")["id"]
+        with pytest.raises(ServiceError, match="2 jobs wait or run") as busy:
+            client.ask("noise", "macs<=6M")
+        assert busy.value.status == 429
+        wait_until(client, first, stage="searching")
+        assert client.cancel(second)["state"] == "cancelled"  # it waits
+        assert client.cancel(first)["state"] == "cancelled"  # it runs
+        assert client.cancel(first)["state"] == "cancelled"  # again
+        assert [job["state"] for job in client.follow(first)] == ["cancelled"]
+
+        again = client.ask("noise", "macs<=4M")
+        assert again["job"]["state"] in ("queued", "running")
+        with pytest.raises(ServiceError, match="has waiting or running jobs"):
+            client._call("DELETE", "/supernets/noise")
+        wait_until(client, first, stage="searching")
+        workers = set(children_of(os.getpid())) - before
+        assert len(workers) == 1
+        os.kill(workers.pop(), signal.SIGKILL)
+        for _ in range(200):
+            if client.job(first)["attempts"] == 2:
+                break
+            time.sleep(0.05)
+        assert client.job(first)["attempts"] == 2
+        client.cancel(first)
+
+        with pytest.raises(ServiceError, match="was cancelled; ask again"):
+            client.request_subnet("noise", "macs<=7M", on_progress=lambda *_: cancel_newest(client))
+
+
+def cancel_newest(client: Client) -> None:
+    client.cancel(client._call("GET", "/jobs")["items"][0]["id"])
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    database.migrate()
+    yield database
+    database.close()
+
+
+def test_submitting_twice_is_one_job_unless_it_failed_or_was_cancelled(database: Database) -> None:
+    with database.session() as session:
+        for _ in range(2):
+            rows.put(session, "a", "kind", {"x": 1})
+        assert rows.count_active(session) == 1
+        claimed = rows.claim(session)
+        assert claimed is not None
+        assert (claimed.id, claimed.state, claimed.attempts, claimed.payload) == ("a", JobState.RUNNING, 1, {"x": 1})
+        assert rows.claim(session) is None
+        rows.put(session, "a", "kind", {})
+        assert rows.claim(session) is None
+        rows.fail(session, "a", {"message": "no"})
+        rows.put(session, "a", "kind", {})
+        again = rows.get(session, "a")
+        assert again is not None
+        assert (again.state, again.attempts, again.error) == (JobState.QUEUED, 0, None)
+
+
+def test_only_a_running_job_can_end_and_what_has_ended_stays(database: Database) -> None:
+    with database.session() as session:
+        rows.put(session, "a", "kind", {})
+        rows.succeed(session, "a", {})
+        job = rows.get(session, "a")
+        assert job is not None
+        assert job.state is JobState.QUEUED
+        rows.claim(session)
+        rows.succeed(session, "a", {"answer": 1})
+        rows.cancel(session, "a")
+        rows.fail(session, "a", {})
+        rows.report(session, "a", "late news", 0.1)
+        rows.requeue(session, "a")
+        session.expire_all()
+        job = rows.get(session, "a")
+        assert job is not None
+        assert (job.state, job.stage, job.result) == (JobState.SUCCEEDED, "done", {"answer": 1})
+
+
+def test_jobs_are_claimed_in_the_order_of_their_submission(database: Database) -> None:
+    with database.session() as session:
+        for name in "cab":
+            rows.put(session, name, "kind", {})
+            session.flush()
+        claimed = [rows.claim(session) for _ in range(3)]
+        assert [job.id for job in claimed if job is not None] == ["c", "a", "b"]
+
+
+def test_a_job_that_ended_its_service_three_times_is_given_up(tmp_path: Path, database: Database) -> None:
+    with database.session() as session:
+        rows.put(session, "a" * 64, "kind", {})
+        for _ in range(MAX_ATTEMPTS - 1):
+            assert rows.claim(session) is not None
+            rows.requeue(session, "a" * 64)
+        assert rows.claim(session) is not None
+    engine = EmbeddedJobEngine(small_settings(tmp_path / "data"), database)
+    engine.start()
+    engine.stop()
+    with database.session() as session:
+        job = rows.get(session, "a" * 64)
+    assert job is not None
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error["message"] == (
+        f"job {'a' * 12} was given up after 3 attempts: the service ended while the job ran; submit the request again"
+    )
+
+
+def test_two_services_cannot_share_a_data_folder(tmp_path: Path, database: Database) -> None:
+    settings = small_settings(tmp_path / "data")
+    first, second = EmbeddedJobEngine(settings, database), EmbeddedJobEngine(settings, database)
+    first.start()
+    try:
+        with pytest.raises(RunBusyError, match=r"another service is at work in '.*'; stop it"):
+            second.start()
+    finally:
+        first.stop()
+    second.start()
+    second.stop()

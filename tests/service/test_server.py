@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from conftest import SPACE, make_table, small_settings
+
+from latency_tables import LatencyTable, Provenance, this_machine
+from service.api.problems import problem
+from service.client import Client, ServiceError
+from service.server import run, serving
+from service.settings import load_settings
+from service.storage.artifacts import LocalArtifacts
+from service.storage.database import Database
+from service.storage.models import Base
+from supernet.errors import CheckpointError, ConfigError, RunBusyError, StorageError
+
+
+def test_health_readiness_and_version_answer(url: str) -> None:
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+    assert httpx.get(f"{url}/version").json()["name"] == "onceforall"
+
+
+def test_a_port_in_use_is_named_with_the_next_step(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"cannot serve at 127\.0\.0\.1:{port}: address already in use; .* --port"
+        ):
+            run(small_settings(tmp_path, port=port))
+    assert not (tmp_path / "service.sqlite").exists()
+
+
+def test_a_second_service_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    with serving(settings) as url:
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        with pytest.raises(RunBusyError, match="another service is at work"):
+            run(settings)
+    with serving(settings) as url:
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot write .*file.*free some space or choose another folder"):
+        run(small_settings(tmp_path / "file" / "data"))
+
+
+def test_wrong_settings_are_all_named() -> None:
+    with pytest.raises(ConfigError, match=r"port: .*; job_workers: .*; allowed: data_dir, host"):
+        load_settings(port=70000, job_workers=0)
+    assert load_settings(port=None).port == 8000
+
+
+def test_the_environment_sets_what_arguments_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCEFORALL_PORT", "1234")
+    monkeypatch.setenv("ONCEFORALL_HOST", "::1")
+    settings = load_settings(port=99)
+    assert (settings.port, settings.host) == (99, "::1")
+
+
+def test_the_api_process_never_imports_torch() -> None:
+    code = "import sys, service.server, service.client; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_migrations_give_the_models_schema(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    database.migrate()
+    database.migrate()
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        assert connection.exec_driver_sql("pragma journal_mode").scalar() == "wal"
+    database.close()
+
+
+def test_equal_content_is_one_artefact_and_altered_content_is_noticed(tmp_path: Path) -> None:
+    store = LocalArtifacts(tmp_path / "store")
+    content = bytes(range(256)) * 10_000
+    first, second = store.put_bytes(content, name="a"), store.put_bytes(content, name="b")
+    assert first.sha256 == second.sha256
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == [
+        tmp_path / "store" / "sha256" / first.sha256[:2] / first.sha256
+    ]
+    assert store.read(first.sha256) == content
+    assert b"".join(store.chunks(first.sha256, start=1_500_000, end=1_500_007)) == content[1_500_000:1_500_007]
+    store.copy_to(first.sha256, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    (tmp_path / "store" / "sha256" / first.sha256[:2] / first.sha256).write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="was altered on the disk"):
+        store.copy_to(first.sha256, tmp_path / "copy")
+    store.delete(first.sha256)
+    store.delete(first.sha256)
+    with pytest.raises(CheckpointError, match="is gone from the artefact store"):
+        store.read(first.sha256)
+    for key in ("../../etc/passwd", "", "A" * 64, "a" * 63, "a" * 64 + "\n"):
+        with pytest.raises(ValueError, match="not a SHA-256 digest"):
+            store.read(key)
+
+
+def test_a_subnet_for_this_machine_is_also_timed(client: Client, tmp_path: Path) -> None:
+    table = make_table("here")
+    values = vars(table.provenance) | {"hardware": this_machine(), "runtime": "torch-eager"}
+    LatencyTable("here", SPACE.name, 10, table.rows, Provenance(**values)).save(tmp_path / "here.yaml")
+    client.create_device("here")
+    client.upload_table("here", tmp_path / "here.yaml")
+    subnet = client.request_subnet("noise", "latency_ms@here<=2")
+    assert subnet["predicted"]["latency_ms"]["here"] <= 2
+    assert subnet["measured"]["latency_ms"]["here"] > 0
+
+
+def test_the_client_says_when_there_is_no_service(tmp_path: Path) -> None:
+    with Client("http://127.0.0.1:9") as client:
+        with pytest.raises(ServiceError, match=r"no answer from http://127.0.0.1:9: .* onceforall serve") as error:
+            client.job("0" * 64)
+        assert error.value.status == 0
+        with pytest.raises(CheckpointError, match=r"lacks manifest.json, .* onceforall train"):
+            client.register_run(tmp_path, "x")
+        with pytest.raises(ServiceError, match="no latency table; allowed endings"):
+            client.upload_table("x", tmp_path / "table.xls")
+        with pytest.raises(ServiceError, match="is no subnet's id"):
+            client.download("../x", tmp_path)
+
+
+def test_a_problem_is_valid_json_whatever_its_details_hold() -> None:
+    answer = problem(409, "x", "detail", details={"a": float("nan"), "b": [float("inf"), 1.5]})
+    assert b'"a": null' in answer.body
+    assert b"[null, 1.5]" in answer.body
