@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -34,7 +34,8 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
     server.on_ready = on_ready or (lambda _url: None)
     server.url = url
     try:
-        server.run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn raises Ctrl-C again once everything is closed
+            server.run(sockets=[listener])
     finally:
         listener.close()
         server.context.engine.stop()

@@ -94,7 +94,9 @@ def test_a_job_interrupted_by_kill_9_is_done_after_the_restart_and_leaves_no_chi
 
 
 def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path: Path, run_folder: Path) -> None:
-    settings = small_settings(tmp_path / "data", search_population=100, search_generations=100_000, max_active_jobs=2)
+    settings = small_settings(
+        tmp_path / "data", search_population=100, search_generations=100_000, max_active_jobs=2, max_event_streams=1
+    )
     before = set(children_of(os.getpid()))
     with serving(settings) as url, Client(url) as client:
         client.register_run(run_folder, "noise")
@@ -103,9 +105,14 @@ def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path:
             client.ask("noise", "macs<=6M")
         assert busy.value.status == 429
         wait_until(client, first, stage="searching")
+        events = client.follow(first)
+        assert next(events)["state"] == "running"
+        with pytest.raises(ServiceError, match="1 event streams are open, no more are allowed"):
+            next(client.follow(first))
         assert client.cancel(second)["state"] == "cancelled"  # it waits
         assert client.cancel(first)["state"] == "cancelled"  # it runs
         assert client.cancel(first)["state"] == "cancelled"  # again
+        assert list(events)[-1]["state"] == "cancelled"
         assert [job["state"] for job in client.follow(first)] == ["cancelled"]
 
         again = client.ask("noise", "macs<=4M")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -63,6 +64,14 @@ def test_equal_requests_are_one_request_one_job_and_one_subnet(client: Client, u
         assert answer.status_code == 200
         assert answer.json()["subnet"] == first
     assert len(client._call("GET", "/jobs")["items"]) == jobs
+
+
+def test_equal_requests_at_the_same_moment_are_one_job(client: Client) -> None:
+    jobs = len(client._call("GET", "/jobs", params={"limit": 200})["items"])
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.ask("noise", "macs<=3.3M"), range(16)))
+    assert len({answer["id"] for answer in answers}) == 1
+    assert len(client._call("GET", "/jobs", params={"limit": 200})["items"]) == jobs + 1
 
 
 def test_another_seed_is_another_request(client: Client) -> None:

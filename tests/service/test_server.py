@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from conftest import SPACE, make_table, small_settings
+from fastapi import FastAPI
 
 from latency_tables import LatencyTable, Provenance, this_machine
+from service.api import problems
 from service.api.problems import problem
 from service.client import Client, ServiceError
 from service.server import run, serving
@@ -84,7 +87,7 @@ def test_the_migrations_give_the_models_schema(tmp_path: Path) -> None:
 
 def test_equal_content_is_one_artefact_and_altered_content_is_noticed(tmp_path: Path) -> None:
     store = LocalArtifacts(tmp_path / "store")
-    content = bytes(range(256)) * 10_000
+    content = bytes(range(256)) * 40_000
     first, second = store.put_bytes(content, name="a"), store.put_bytes(content, name="b")
     assert first.sha256 == second.sha256
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == [
@@ -128,6 +131,27 @@ def test_the_client_says_when_there_is_no_service(tmp_path: Path) -> None:
             client.upload_table("x", tmp_path / "table.xls")
         with pytest.raises(ServiceError, match="is no subnet's id"):
             client.download("../x", tmp_path)
+
+
+def test_a_fault_of_the_service_is_a_500_that_tells_no_details() -> None:
+    app = FastAPI()
+    problems.install(app)
+
+    @app.get("/crash")
+    def crash() -> None:
+        raise ZeroDivisionError("secret")
+
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/crash")
+
+    answer = asyncio.run(get())
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == "urn:onceforall:problem:internal"
+    assert "ZeroDivisionError" in answer.json()["detail"]
+    assert "secret" not in answer.text
 
 
 def test_a_problem_is_valid_json_whatever_its_details_hold() -> None:
