@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from latency_tables import Budget, macs, measure_module_ms, params, this_machine
+from latency_tables import Budget, Provenance, macs, measure_module_ms, params, this_machine
 from latency_tables.counter import counted_macs
 from search import Candidate
 from service import tables
@@ -121,12 +121,23 @@ class Workshop:
             assert record is not None
             provenance = tables.load(self._artifacts, record).provenance
             measured_ms = None
-            if dict(provenance.hardware) == this_machine() and provenance.runtime == "torch-eager":
+            if _measured_here(provenance):
                 side = candidate.config.resolution
                 shape = (provenance.batch, 3, side, side)
                 measured_ms = measure_module_ms(subnet, shape, threads=provenance.threads).median_ms
             found[device] = Latency(candidate.costs[f"latency_ms@{device}"], measured_ms)
         return found
+
+
+def _measured_here(provenance: Provenance) -> bool:
+    """Whether a table was measured on this host, in the way that this process can measure a subnet."""
+    here = this_machine()
+    version = here.pop("torch")
+    return (
+        dict(provenance.hardware) == here
+        and provenance.runtime == "torch-eager"
+        and provenance.runtime_versions.get("torch") == version
+    )
 
 
 def count_params(module: nn.Module) -> int:

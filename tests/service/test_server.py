@@ -10,10 +10,10 @@ import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from conftest import SPACE, make_table, small_settings
+from conftest import SPACE, small_settings
 from fastapi import FastAPI
 
-from latency_tables import LatencyTable, Provenance, this_machine
+from latency_tables import profile_space
 from service.api import problems
 from service.api.problems import problem
 from service.client import Client, ServiceError
@@ -110,14 +110,14 @@ def test_equal_content_is_one_artefact_and_altered_content_is_noticed(tmp_path: 
 
 
 def test_a_subnet_for_this_machine_is_also_timed(client: Client, tmp_path: Path) -> None:
-    table = make_table("here")
-    values = vars(table.provenance) | {"hardware": this_machine(), "runtime": "torch-eager"}
-    LatencyTable("here", SPACE.name, 10, table.rows, Provenance(**values)).save(tmp_path / "here.yaml")
+    table = profile_space(SPACE, device="here", repeats=2, warmup=1)
+    table.save(tmp_path / "here.yaml")
     client.create_device("here")
     client.upload_table("here", tmp_path / "here.yaml")
-    subnet = client.request_subnet("noise", "latency_ms@here<=2")
-    assert subnet["predicted"]["latency_ms"]["here"] <= 2
-    assert subnet["measured"]["latency_ms"]["here"] > 0
+    most = table.estimate_ms(SPACE, SPACE.smallest()) * 1.5
+    subnet = client.request_subnet("noise", f"latency_ms@here<={most:.4f}")
+    assert subnet["predicted"]["latency_ms"]["here"] <= most
+    assert 0.1 < subnet["measured"]["latency_ms"]["here"] / most < 10
 
 
 def test_the_client_says_when_there_is_no_service(tmp_path: Path) -> None:
