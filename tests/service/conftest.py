@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -67,8 +68,17 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return small_settings(tmp_path_factory.mktemp("service"))
+def data_folder(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
+    """The data of a service that ended, with a supernet "noise"; copy it, because registering takes seconds."""
+    folder = tmp_path_factory.mktemp("registered")
+    with serving(small_settings(folder)) as address, Client(address) as client:
+        client.register_run(run_folder, "noise")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Settings:
+    return small_settings(Path(shutil.copytree(data_folder, tmp_path_factory.mktemp("service") / "data")))
 
 
 def small_settings(folder: Path, **changes: object) -> Settings:
@@ -81,7 +91,6 @@ def url(settings: Settings, run_folder: Path) -> Iterator[str]:
     """A service with a supernet "noise", a device "bench" and its table."""
     with serving(settings) as address:
         with Client(address) as client:
-            client.register_run(run_folder, "noise")
             client.create_device("bench", hardware="a formula", runtime="formula")
             path = run_folder / "bench.json"
             make_table().save(path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,11 +69,11 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_a_job_interrupted_by_kill_9_is_done_after_the_restart_and_leaves_no_child(
-    tmp_path: Path, run_folder: Path
+    tmp_path: Path, data_folder: Path
 ) -> None:
+    shutil.copytree(data_folder, tmp_path / "data")
     slow = {"search_population": 100, "search_generations": 1500}
     with service_process(tmp_path / "data", **slow) as (process, url), Client(url) as client:
-        client.register_run(run_folder, "noise")
         job_id = client.ask("noise", "macs<=4M")["id"]
         wait_until(client, job_id, stage="searching")
         children = children_of(process.pid)
@@ -93,13 +94,13 @@ def test_a_job_interrupted_by_kill_9_is_done_after_the_restart_and_leaves_no_chi
         assert process.wait(timeout=15) in (0, -signal.SIGTERM)
 
 
-def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path: Path, run_folder: Path) -> None:
+def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path: Path, data_folder: Path) -> None:
+    shutil.copytree(data_folder, tmp_path / "data")
     settings = small_settings(
         tmp_path / "data", search_population=100, search_generations=100_000, max_active_jobs=2, max_event_streams=1
     )
     before = set(children_of(os.getpid()))
     with serving(settings) as url, Client(url) as client:
-        client.register_run(run_folder, "noise")
         first, second = client.ask("noise", "macs<=4M")["id"], client.ask("noise", "macs<=5M")["id"]
         with pytest.raises(ServiceError, match="2 jobs wait or run") as busy:
             client.ask("noise", "macs<=6M")
