@@ -6,6 +6,7 @@ the order is the greedy one that makes the smallest intermediate tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ def minimise(factors: Sequence[Factor], choices: Sequence[int]) -> list[int]:
     variables = {variable for genes, _ in factors for variable in genes}
     while variables:
         scopes = {v: _scope(v, remaining) for v in variables}
-        variable = min(variables, key=lambda v: (np.prod([choices[other] for other in scopes[v]]), v))
+        variable = min(variables, key=lambda v: (math.prod(choices[other] for other in scopes[v]), v))
         variables.remove(variable)
         scope = scopes[variable]
         total = np.zeros([choices[other] for other in scope])

@@ -271,7 +271,7 @@ def parse_table(data: bytes, format: str) -> LatencyTable:
 
 
 def _profile_command(space: str, device: str) -> str:
-    return f"onceforall profile --space {space} --device {device}"
+    return f"onceforall profile {space} --device {device}"
 
 
 def _format_of(path: Path) -> str:

@@ -32,6 +32,7 @@ def calibrate(subnet: nn.Module, image_batches: Iterable[Tensor], *, pooled: boo
     """
     norms = [module for module in subnet.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
+    trained_batches = [norm.num_batches_tracked for norm in norms]
     was_training = subnet.training
     moments = [_Moments() for _ in norms]
     counts = [0 for _ in norms]
@@ -45,6 +46,7 @@ def calibrate(subnet: nn.Module, image_batches: Iterable[Tensor], *, pooled: boo
         subnet.eval()
         for norm in norms:
             norm.train()
+            norm.num_batches_tracked = None  # counts training batches, which these are not
             norm.momentum = 1.0  # after a batch, the running statistics are that batch's own
         for images in image_batches:
             batches += 1
@@ -64,8 +66,9 @@ def calibrate(subnet: nn.Module, image_batches: Iterable[Tensor], *, pooled: boo
     finally:
         for hook in hooks:
             hook.remove()
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, trained in zip(norms, momenta, trained_batches, strict=True):
             norm.momentum = momentum
+            norm.num_batches_tracked = trained
         subnet.train(was_training)
     if not batches:
         raise ConfigError("calibration got no images; give at least one batch")

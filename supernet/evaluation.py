@@ -73,22 +73,17 @@ def count_correct(
         normalisation: of the network's training images.
     """
     correct = 0
+    device = next(subnet.parameters()).device
     for x, y in zip(batches(images, BATCH_SIZE), batches(labels, BATCH_SIZE), strict=True):
-        correct += int((subnet(prepare(x, resolution, normalisation)).argmax(1) == y).sum())
+        logits = subnet(prepare(x.to(device), resolution, normalisation))
+        correct += int((logits.argmax(1) == y.to(device)).sum())
     return correct
 
 
-def calibration_batches(pack: ImagePack, resolution: int) -> Iterator[Tensor]:
+def calibration_batches(pack: ImagePack, resolution: int, device: torch.device) -> Iterator[Tensor]:
     """The pack's calibration images as `calibrate` wants them."""
     for images in batches(pack.calibration_images, BATCH_SIZE):
-        yield prepare(images, resolution, pack.normalisation)
-
-
-def calibrated_subnet(supernet: Supernet, config: SubnetConfig, pack: ImagePack) -> Subnet:
-    """Extract a subnet and calibrate it on the pack's images; in evaluation mode."""
-    subnet = supernet.extract(config)
-    calibrate(subnet, calibration_batches(pack, config.resolution))
-    return subnet
+        yield prepare(images.to(device), resolution, pack.normalisation)
 
 
 def measure_subnet(supernet: Supernet, config: SubnetConfig, pack: ImagePack) -> MeasuredSubnet:
@@ -96,5 +91,6 @@ def measure_subnet(supernet: Supernet, config: SubnetConfig, pack: ImagePack) ->
     subnet = supernet.extract(config)
     held_out = (pack.holdout_images, pack.holdout_labels, config.resolution, pack.normalisation)
     before = count_correct(subnet, *held_out)
-    calibrate(subnet, calibration_batches(pack, config.resolution))
+    device = next(subnet.parameters()).device
+    calibrate(subnet, calibration_batches(pack, config.resolution, device))
     return MeasuredSubnet(subnet, before, count_correct(subnet, *held_out), len(pack.holdout_labels))

@@ -15,8 +15,13 @@ from supernet.errors import CheckpointError, writing
 from supernet.files import atomic_path
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors to a safetensors file; it is whole or absent.
+
+    Args:
+        path: the file; one that is there stays until the new one is complete.
+        tensors: by name.
+        metadata: strings for the file's header.
 
     Raises:
         StorageError: the disk is full, read-only, or the folder cannot be written.
@@ -24,7 +29,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(plain, temporary)
+            save_file(plain, temporary, metadata=dict(metadata or {}))
         except SafetensorError as error:
             with writing(path):
                 raise OSError(str(error)) from error

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from supernet.arch import LayerSpec
 from supernet.layers.activations import activate
+from supernet.layers.depthwise import depthwise_conv2d
 from supernet.layers.fixed import BN_EPS, BN_MOMENTUM
 
 State = dict[str, Tensor]
@@ -174,7 +175,7 @@ class ElasticDepthwise(nn.Module):
         """(N, C, H, W) -> (N, C, H', W')."""
         channels = x.shape[1]
         weight = self.kernel_weight(spec.kernel, channels)
-        y: Tensor = self.bn(F.conv2d(x, weight, None, spec.stride, spec.kernel // 2, 1, channels))
+        y: Tensor = self.bn(depthwise_conv2d(x, weight, spec.stride))
         return y
 
     def weights_of(self, kernel: int, channels: int, prefix: str) -> State:
@@ -342,8 +343,7 @@ def _order_by_importance(importance: Tensor, trained: Sequence[int]) -> Tensor:
     """Indices by falling importance, within the segments that the widths in `trained` bound."""
     bounds = sorted({0, len(importance), *trained})
     parts = [
-        start + torch.argsort(importance[start:stop], descending=True, stable=True)
-        for start, stop in pairwise(bounds)
+        start + torch.argsort(importance[start:stop], descending=True, stable=True) for start, stop in pairwise(bounds)
     ]
     return torch.cat(parts)
 

@@ -12,8 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from supernet.errors import CheckpointError
-from supernet.files import atomic_path
-from supernet.tensors import load_tensors
+from supernet.tensors import load_tensors, save_tensors
 
 FILE = "checkpoint.safetensors"
 
@@ -46,15 +45,8 @@ def save_checkpoint(folder: Path, position: Position, parts: Mapping[str, Mappin
     Raises:
         StorageError: the disk is full or read-only; the earlier checkpoint is still there.
     """
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"{part}/{name}": tensor.detach().cpu().contiguous()
-        for part, named in parts.items()
-        for name, tensor in named.items()
-    }
-    with atomic_path(folder / FILE) as temporary:
-        save_file(tensors, temporary, metadata={"position": json.dumps(asdict(position))})
+    tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    save_tensors(folder / FILE, tensors, {"position": json.dumps(asdict(position))})
 
 
 def load_checkpoint(folder: Path) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
@@ -79,7 +71,7 @@ def load_checkpoint(folder: Path) -> tuple[Position, dict[str, dict[str, Tensor]
     return position, parts
 
 
-def momentum_of(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]) -> dict[str, Tensor]:
+def momentum_of(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """SGD's momentum buffers by parameter name; parameters not updated yet are absent."""
     return {
         names[parameter]: state["momentum_buffer"]

@@ -74,9 +74,7 @@ class ImageData:
         """The fixed images for calibration (drawn from the training part) and for judging subnets."""
         order = numpy_generator(0, "calibration images").permutation(len(self.train_images))
         chosen = torch.from_numpy(np.sort(order[:calibration_images]))
-        return ImagePack(
-            self.train_images[chosen], self.holdout_images, self.holdout_labels, self.normalisation()
-        )
+        return ImagePack(self.train_images[chosen], self.holdout_images, self.holdout_labels, self.normalisation())
 
 
 def load_data(name: str, *, root: Path | None = None, download: bool = False, size: int = 32) -> ImageData:
@@ -113,7 +111,18 @@ def _digits(root: Path | None, download: bool, size: int) -> ImageData:
     )
 
 
-_FASHION_CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
+_FASHION_CLASSES = [
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle-boot",
+]
 _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -128,7 +137,9 @@ def _fashion_mnist(root: Path | None, download: bool, size: int) -> ImageData:
         images = _read_idx(_find_idx(places, f"{prefix}-images-idx3-ubyte"), 3)
         return images, _read_idx(_find_idx(places, f"{prefix}-labels-idx1-ubyte"), 1).astype(np.int64)
 
-    return _assemble("fashion-mnist", _FASHION_CLASSES, part("train"), part("t10k"), Augmentation(flip=True, shift=0.08))
+    return _assemble(
+        "fashion-mnist", _FASHION_CLASSES, part("train"), part("t10k"), Augmentation(flip=True, shift=0.08)
+    )
 
 
 def _cifar10(root: Path | None, download: bool, size: int) -> ImageData:
@@ -137,7 +148,9 @@ def _cifar10(root: Path | None, download: bool, size: int) -> ImageData:
     if download:
         _download(CIFAR10, root)
     if root is None:
-        raise ConfigError("cifar10 needs --data-root with cifar-10-batches-py in it; or add --download to fetch it there")
+        raise ConfigError(
+            "cifar10 needs --data-root with cifar-10-batches-py in it; or add --download to fetch it there"
+        )
     try:
         sets = [CIFAR10(root, train=train) for train in (True, False)]
     except (RuntimeError, OSError) as error:
@@ -219,7 +232,7 @@ def _split(
 
 
 def _three_channels(images: _Array) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    tensor = torch.from_numpy(images.copy())  # files give arrays that may not be written
     return tensor if tensor.ndim == 4 else tensor[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
@@ -234,7 +247,9 @@ def _download(kind: Callable[..., object], root: Path | None) -> None:
     try:
         kind(root, download=True)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"download into {str(root)!r} failed: {error}; check the network, or fetch the files by hand") from None
+        raise DataError(
+            f"download into {str(root)!r} failed: {error}; check the network, or fetch the files by hand"
+        ) from None
 
 
 def _find_idx(places: list[Path], name: str) -> Path:

@@ -53,7 +53,7 @@ class MetricsWriter:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         with writing(folder / "tensorboard"):
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.total_steps + 1)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.total_steps + 1)
             self._lines = self.path.open("a", encoding="utf-8")
 
     def __enter__(self) -> MetricsWriter:
@@ -63,7 +63,7 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def write(self, total_steps: int, values: dict[str, Any]) -> None:
         """Append one line and one point of every curve."""
@@ -72,7 +72,7 @@ class MetricsWriter:
             self._lines.flush()
         for name, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar(name, value, total_steps)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(name, value, total_steps)
 
     def _keep_until(self, total_steps: int) -> None:
         if not self.path.exists():

@@ -6,6 +6,8 @@ So a resumed training needs no generator states, and all ranks of a distributed 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,3 +21,12 @@ def numpy_generator(seed: int, purpose: str, *position: int) -> np.random.Genera
 def torch_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     """The same for torch."""
     return torch.Generator().manual_seed(int(numpy_generator(seed, purpose, *position).integers(2**63)))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str, *position: int) -> Iterator[None]:
+    """Within the block torch's global generators start from this seed (dropout draws from them); then as before."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(numpy_generator(seed, purpose, *position).integers(2**63)))
+        yield

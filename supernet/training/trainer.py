@@ -36,7 +36,7 @@ from supernet.training.data import ImageData
 from supernet.training.distillation import subnet_loss
 from supernet.training.metrics import Display, MetricsWriter, Silence
 from supernet.training.schedule import Stage
-from supernet.training.seeds import numpy_generator, torch_generator
+from supernet.training.seeds import numpy_generator, seeded, torch_generator
 
 MOMENTUM = 0.9
 CHECKPOINT_SECONDS = 60.0
@@ -58,6 +58,7 @@ class TrainingSettings:
         dropout: before the classifier.
         calibration_images: training images kept for batch norm calibration.
         threads: CPU threads; results are repeatable for one number of threads.
+        device: "cpu" or "cuda".
         checkpoint_seconds: longest time between two checkpoints.
     """
 
@@ -71,6 +72,7 @@ class TrainingSettings:
     dropout: float = 0.1
     calibration_images: int = 512
     threads: int = 0
+    device: str = "cpu"
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def __post_init__(self) -> None:
@@ -83,11 +85,17 @@ class TrainingSettings:
             faults.append(f"dropout is {self.dropout}; allowed: 0 up to below 1")
         if self.calibration_images < 2:
             faults.append(f"calibration_images is {self.calibration_images}; at least 2")
+        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not torch.cuda.is_available()):
+            faults.append(
+                f"device is {self.device!r}; usable here: {'cpu, cuda' if torch.cuda.is_available() else 'cpu'}"
+            )
         if self.seed < 0:
             faults.append(f"seed is {self.seed}; 0 or more")
-        for name in ("weight_decay", "kd_ratio"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                faults.append(f"{name} is {getattr(self, name)}; a number of 0 or more")
+        faults += [
+            f"{name} is {value}; a number of 0 or more"
+            for name, value in (("weight_decay", self.weight_decay), ("kd_ratio", self.kd_ratio))
+            if not (math.isfinite(value) and value >= 0)
+        ]
         faults += [
             f"learning rate of stage {stage.name} is {stage.learning_rate}; a number above 0"
             for stage in self.stages
@@ -229,7 +237,8 @@ class _Training:
         self.normalisation = self.pack.normalisation
         self.steps_per_epoch = len(data.train_labels) // settings.batch_size
         self.net = Supernet(space, dropout=settings.dropout, generator=torch_generator(settings.seed, "weights"))
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = torch.device(settings.device)
+        self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.names = {parameter: name for name, parameter in self.net.named_parameters()}
         self.teacher: Subnet | None = None
         self.position = Position()
@@ -296,9 +305,10 @@ class _Training:
         self.net.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses, correct = [], 0
-        for config in configs:
+        for index, config in enumerate(configs):
             self.net.activate(config)
-            logits = self.net(images)
+            with seeded(settings.seed, "dropout", self.position.stage, step, index):
+                logits = self.net(images)
             loss = subnet_loss(
                 logits,
                 labels,
@@ -306,7 +316,7 @@ class _Training:
                 label_smoothing=settings.label_smoothing,
                 kd_ratio=settings.kd_ratio,
             )
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
             correct += int((logits.argmax(1) == labels).sum())
         mean_loss = sum(losses) / len(losses)
@@ -355,8 +365,8 @@ class _Training:
         size, step = self.settings.batch_size, self.position.step % self.steps_per_epoch
         chosen = self.order[step * size : (step + 1) * size]
         generator = torch_generator(self.settings.seed, "augmentation", self.position.stage, self.position.step)
-        images = self.data.augmentation(self.data.train_images[chosen], generator)
-        return prepare(images, resolution, self.normalisation), self.data.train_labels[chosen]
+        images = self.data.augmentation(self.data.train_images[chosen].to(self.device), generator)
+        return prepare(images, resolution, self.normalisation), self.data.train_labels[chosen].to(self.device)
 
     def _end_stage(self, stage: Stage) -> None:
         """Measure the two extreme subnets, keep the teacher, move to the next stage, save."""
@@ -384,7 +394,7 @@ class _Training:
 
     def _set_teacher(self, teacher: Subnet) -> None:
         """Freeze; in training mode, so that its batch norms fit every resolution."""
-        self.teacher = teacher.requires_grad_(False).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = teacher.requires_grad_(False).train().to(memory_format=torch.channels_last)
 
     def _save(self) -> None:
         parts: dict[str, Mapping[str, Tensor]] = {"model": self.net.state_dict()}

@@ -1,0 +1,1 @@
+"""The commands of `onceforall`, one a module; heavy imports happen inside of them."""

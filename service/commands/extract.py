@@ -1,0 +1,123 @@
+"""`onceforall extract` and `onceforall evaluate`: a subnet of one's own, and how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.commands.output import Json, millions, percent, print_json
+from supernet.errors import ConfigError, one_of
+
+if TYPE_CHECKING:
+    from supernet.arch import SubnetConfig
+    from supernet.spaces import SearchSpace
+
+
+def extract(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    subnet: Annotated[str, typer.Option(help="largest, smallest, or a JSON file with a subnet's config.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the subnet to.")],
+    as_json: Json = False,
+) -> None:
+    """Cut a subnet out, calibrate its batch norms, measure it on the held-out images, and write it to a folder."""
+    from latency_tables import macs, params
+    from supernet.evaluation import measure_subnet
+    from supernet.runs import RunFolder
+    from supernet.subnet_file import save_subnet
+
+    folder = RunFolder(run)
+    config = _read_config(subnet, folder.space)
+    measured = measure_subnet(folder.load_supernet(), config, folder.images())
+    layers = folder.space.layers(config)
+    card = {
+        "config": config.to_dict(),
+        "digest": config.digest,
+        "supernet_sha256": folder.weights_sha256,
+        "data_digest": folder.manifest["data"]["digest"],
+        "macs": macs(layers),
+        "params": params(layers),
+        "measured": {
+            "images": "holdout",
+            "total": measured.total,
+            "correct": measured.correct,
+            "accuracy": measured.accuracy,
+            "standard_error": measured.standard_error,
+            "accuracy_before_calibration": measured.accuracy_before_calibration,
+        },
+    }
+    save_subnet(out, measured.subnet, card, normalisation=folder.normalisation, class_names=folder.class_names)
+    if as_json:
+        print_json(card | {"folder": str(out)})
+        return
+    typer.echo(
+        f"held-out accuracy {percent(measured.accuracy)} (before calibration "
+        f"{percent(measured.accuracy_before_calibration)}), {millions(card['macs'])} MACs, "
+        f"{millions(card['params'])} parameters -> {out}"
+    )
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="Folder of an extracted or downloaded subnet.")],
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
+    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    part: Annotated[str, typer.Option(help="test, or holdout (which the search has used).")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Measure a stored subnet: accuracy on images, MACs and parameters counted on the real modules, latency here."""
+    from latency_tables import measure_module_ms
+    from latency_tables.counter import counted_macs
+    from supernet.evaluation import count_correct, standard_error
+    from supernet.subnet_file import load_normalisation, load_subnet
+    from supernet.training.data import load_data
+
+    if part not in ("test", "holdout"):
+        raise ConfigError(one_of("part of the data", part, ["test", "holdout"]))
+    subnet = load_subnet(path)
+    largest = int(max(subnet.space.dimensions[0].choices))
+    images = load_data(data, root=data_root, download=download, size=largest)
+    if len(images.class_names) != subnet.space.num_classes:
+        raise ConfigError(
+            f"{data!r} has {len(images.class_names)} classes, the subnet in {str(path)!r} has "
+            f"{subnet.space.num_classes}; choose the data set that it was trained on"
+        )
+    pixels, labels = (
+        (images.test_images, images.test_labels) if part == "test" else (images.holdout_images, images.holdout_labels)
+    )
+    resolution = subnet.config.resolution
+    correct = count_correct(subnet, pixels, labels, resolution, load_normalisation(path))
+    latency = measure_module_ms(subnet, (1, 3, resolution, resolution))
+    accuracy = correct / len(labels)
+    report: dict[str, Any] = {
+        "subnet": str(path),
+        "data": data,
+        "part": part,
+        "total": len(labels),
+        "correct": correct,
+        "accuracy": accuracy,
+        "standard_error": standard_error(accuracy, len(labels)),
+        "macs": counted_macs(subnet, resolution),
+        "params": sum(parameter.numel() for parameter in subnet.parameters()),
+        "latency_ms": latency.median_ms,
+    }
+    if as_json:
+        print_json(report)
+        return
+    typer.echo(
+        f"{part} accuracy {percent(accuracy)} +- {percent(report['standard_error'])} ({correct} of {len(labels)}), "
+        f"{millions(report['macs'])} MACs, {millions(report['params'])} parameters, "
+        f"{latency.median_ms:.3f} ms on 1 thread"
+    )
+
+
+def _read_config(text: str, space: SearchSpace) -> SubnetConfig:
+    from supernet.arch import SubnetConfig
+    from supernet.files import read_json
+
+    if text == "largest":
+        return space.largest()
+    if text == "smallest":
+        return space.smallest()
+    return SubnetConfig.from_dict(read_json(Path(text)))

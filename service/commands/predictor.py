@@ -1,0 +1,81 @@
+"""`onceforall predictor`: measure subnets of a trained run and learn to predict their accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.output import Json, print_json, print_table, progress_bar
+
+
+def predictor(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    count: Annotated[int, typer.Option(help="Subnets to measure; those measured before count.")] = 200,
+    seed: Annotated[int, typer.Option(help="Which random subnets, and the fit.")] = 0,
+    threads: Annotated[
+        int, typer.Option(help="CPU threads; 0: as many as torch takes. Small networks gain little.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Evaluate calibrated random subnets on the run's held-out images, and fit an accuracy predictor."""
+    import torch
+
+    from search import Evaluation, collect_evaluations, compare_predictors
+    from supernet.arch import SubnetConfig
+    from supernet.evaluation import measure_subnet
+    from supernet.runs import RunFolder
+
+    if threads:
+        torch.set_num_threads(threads)
+    folder = RunFolder(run)
+    net, pack = folder.load_supernet(), folder.images()
+
+    def evaluate(config: SubnetConfig) -> Evaluation:
+        measured = measure_subnet(net, config, pack)
+        return Evaluation(config, measured.correct, measured.total)
+
+    with progress_bar("evaluating subnets") as progress:
+        found = collect_evaluations(run, evaluate, space=folder.space, count=count, seed=seed, progress=progress)
+    comparison = compare_predictors(
+        folder.space,
+        [evaluation.config for evaluation in found],
+        [evaluation.accuracy for evaluation in found],
+        images=found[0].total,
+        seed=seed,
+        details={
+            "weights_sha256": folder.weights_sha256,
+            "images_sha256": folder.manifest["images"]["sha256"],
+            "images": found[0].total,
+        },
+    )
+    comparison.predictor.save(folder.predictor_path)
+    report = comparison.to_dict() | {
+        "run": str(run),
+        "predictor": str(folder.predictor_path),
+        "evaluated": len(found),
+        "images": found[0].total,
+        "accuracy_range": [min(e.accuracy for e in found), max(e.accuracy for e in found)],
+    }
+    if as_json:
+        print_json(report)
+        return
+    print_table(
+        f"{comparison.held_out} held-out subnets, {found[0].total} images each",
+        ["predictor", "Kendall tau", "RMSE (points)", "cross-validated tau", "cross-validated RMSE"],
+        [
+            [
+                kind + (" (chosen)" if kind == comparison.chosen else ""),
+                f"{score.kendall_tau:.3f}",
+                f"{100 * score.rmse:.2f}",
+                f"{score.cv_kendall_tau:.3f}",
+                f"{100 * score.cv_rmse:.2f}",
+            ]
+            for kind, score in comparison.scores.items()
+        ],
+    )
+    typer.echo(
+        f"standard error of one evaluation: {100 * comparison.standard_error:.2f} points; no RMSE can be far below it"
+    )
+    typer.echo(f"saved -> {folder.predictor_path}\nnext: onceforall profile {folder.space.name} --device this-cpu")

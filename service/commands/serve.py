@@ -1,0 +1,25 @@
+"""`onceforall serve`: the HTTP service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the database and artefacts.  [default: onceforall-data]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.  [default: 8000]")] = None,
+) -> None:
+    """Answer budgets with subnets over HTTP, until interrupted; every setting is also an ONCEFORALL_* variable."""
+    from service.server import run
+    from service.settings import load_settings
+
+    def ready(url: str) -> None:
+        typer.echo(f"serving at {url} (page), {url}/docs (API); stop with Ctrl-C")
+
+    run(load_settings(data_dir=data_dir, host=host, port=port), on_ready=ready)

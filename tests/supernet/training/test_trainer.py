@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from supernet.errors import CheckpointError, ConfigError, DataError, RunBusyError, StorageError
+from supernet.files import read_json, sha256_file
+from supernet.runs import RunFolder
+from supernet.tensors import load_tensors
+from supernet.training.checkpoint import load_checkpoint
+from supernet.training.data import ImageData
+from supernet.training.metrics import Silence
+from supernet.training.schedule import Stage
+from supernet.training.trainer import TrainingSettings, exclusive, start_run, train
+
+SOURCE = {"root": None, "size": 32}
+
+
+class _StopAfter(Silence):
+    """Breaks the training off after so many steps, as an error from outside would."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self, metrics: dict[str, float]) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_ends_with_weights_manifest_metrics_and_curves(tiny_run: Path) -> None:
+    run = RunFolder(tiny_run)
+    assert run.complete
+    assert sha256_file(tiny_run / "supernet.safetensors") == run.weights_sha256
+    assert not (tiny_run / "checkpoint.safetensors").exists()
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    ended = [line["stage_ended"] for line in lines if "stage_ended" in line]
+    assert ended == ["largest", "kernel", "depth1", "depth2", "width1", "width2"]
+    assert all(0 <= line["holdout_accuracy_smallest"] <= 1 for line in lines if "stage_ended" in line)
+    assert list((tiny_run / "tensorboard").glob("events.out.tfevents.*"))
+    net = run.load_supernet()
+    assert not net.training
+
+
+def test_training_learns(tmp_path: Path, digits: ImageData, short_settings: TrainingSettings) -> None:
+    """Two epochs of the largest network do better than guessing (10 %) by far."""
+    stage = replace(short_settings.stages[0], epochs=3)
+    settings = replace(short_settings, stages=(stage,), batch_size=32, calibration_images=256)
+    start_run(tmp_path, settings, digits, SOURCE)
+    train(tmp_path, digits)
+    ended = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert ended["holdout_accuracy_largest"] > 0.4
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, tiny_run: Path
+) -> None:
+    digests = []
+    for name, seed in (("same", short_settings.seed), ("other", short_settings.seed + 1)):
+        start_run(tmp_path / name, replace(short_settings, seed=seed), few_digits, SOURCE)
+        digests.append(train(tmp_path / name, few_digits).weights_sha256)
+    assert digests[0] == RunFolder(tiny_run).weights_sha256
+    assert digests[1] != digests[0]
+
+
+@pytest.mark.parametrize("steps", [3, 4, 9, 22])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    steps: int, tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, tiny_run: Path
+) -> None:
+    """Checkpoints after every step, so that the training goes on in the middle of an epoch too."""
+    settings = replace(short_settings, checkpoint_seconds=0.0)
+    start_run(tmp_path, settings, few_digits, SOURCE)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, few_digits, _StopAfter(steps))
+    stored = load_checkpoint(tmp_path)
+    assert stored is not None
+    assert stored[0].total_steps == steps
+    found = train(tmp_path, few_digits)
+    expected = load_tensors(tiny_run / "supernet.safetensors")
+    weights = load_tensors(tmp_path / "supernet.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    assert found.weights_sha256 == RunFolder(tiny_run).weights_sha256
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    """The run's metrics without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_leaves_no_trace(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, tiny_run: Path
+) -> None:
+    """The process is killed at random moments until it gets through; weights and metrics are those of one run."""
+    start_run(tmp_path, replace(short_settings, checkpoint_seconds=0.0), few_digits, SOURCE)
+    code = (
+        "import sys; from pathlib import Path; from supernet.training.data import load_data\n"
+        "from supernet.training.trainer import train, exclusive; path = Path(sys.argv[1])\n"
+        "from dataclasses import replace; data = load_data('digits')\n"
+        "few = dict(train_images=data.train_images[:280], train_labels=data.train_labels[:280], digest='few')\n"
+        "data = replace(data, **few); print('ready', flush=True)\n"
+        "with exclusive(path): train(path, data)\n"
+    )
+    moments = random.Random(0)
+    kills = 0
+    while not RunFolder(tmp_path).complete:
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        if kills < 5:
+            time.sleep(moments.uniform(0.05, 1.5))
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate(timeout=120)
+        leftovers = [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+        assert len(leftovers) <= kills
+    assert kills == 5
+    assert RunFolder(tmp_path).weights_sha256 == RunFolder(tiny_run).weights_sha256
+    assert _metrics(tmp_path) == _metrics(tiny_run)
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, tiny_run: Path
+) -> None:
+    start_run(tmp_path, short_settings, few_digits, SOURCE)
+    with pytest.raises(
+        ConfigError, match=r"holds a training run already \(status: training\); continue it with: onceforall"
+    ):
+        start_run(tmp_path, short_settings, few_digits, SOURCE)
+    with pytest.raises(ConfigError, match=r"\(status: complete\); choose another folder with --run"):
+        start_run(tiny_run, short_settings, few_digits, SOURCE)
+
+
+def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from supernet.training.trainer import exclusive\n"
+        "with exclusive(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(RunBusyError, match="another process trains in"), exclusive(tmp_path):
+            pass
+        process.kill()
+    with exclusive(tmp_path):
+        pass
+
+
+def test_other_images_are_refused_on_resume(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    start_run(tmp_path, short_settings, few_digits, SOURCE)
+    with pytest.raises(CheckpointError, match="are not those that"):
+        train(tmp_path, replace(few_digits, digest="0" * 64))
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    start_run(tmp_path, replace(short_settings, checkpoint_seconds=0.0), few_digits, SOURCE)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, few_digits, _StopAfter(2))
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors' is truncated or not a safetensors file"):
+        train(tmp_path, few_digits)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    wild = tuple(replace(stage, learning_rate=1e30) for stage in short_settings.stages)
+    start_run(tmp_path, replace(short_settings, stages=wild, checkpoint_seconds=0.0), few_digits, SOURCE)
+    with pytest.raises(DataError, match=r"the loss became (nan|inf) in stage 'largest'.*smaller learning rate"):
+        train(tmp_path, few_digits)
+    assert load_checkpoint(tmp_path) is not None
+    assert read_json(tmp_path / "manifest.json")["status"] == "training"
+
+
+def test_fewer_images_than_a_batch_are_refused(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    with pytest.raises(DataError, match="has 280 images, fewer than one batch of 2000; use a smaller --batch-size"):
+        start_run(tmp_path, replace(short_settings, batch_size=2000), few_digits, SOURCE)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_all_faults_of_the_settings_are_named_at_once(short_settings: TrainingSettings) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace(short_settings, batch_size=1, label_smoothing=1.0, kd_ratio=float("nan"), seed=-1, device="tpu")
+    text = str(caught.value)
+    assert text.startswith("training settings: ")
+    for name in ("batch_size is 1", "label_smoothing is 1.0", "kd_ratio is nan", "seed is -1", "device is 'tpu'"):
+        assert name in text
+    stage: Stage = replace(short_settings.stages[0], learning_rate=0.0)
+    with pytest.raises(ConfigError, match=r"learning rate of stage largest is 0\.0"):
+        replace(short_settings, stages=(stage,))
+
+
+def test_a_full_disk_stops_with_one_sentence_and_keeps_the_last_checkpoint(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    """A limit of 1 MB a file stands for the full disk: the 7 MB checkpoint cannot be written."""
+    start_run(tmp_path, replace(short_settings, checkpoint_seconds=0.0), few_digits, SOURCE)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, few_digits, _StopAfter(2))
+    before = sha256_file(tmp_path / "checkpoint.safetensors")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*checkpoint\.safetensors': .*; free some space"):
+            train(tmp_path, few_digits)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sha256_file(tmp_path / "checkpoint.safetensors") == before
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert train(tmp_path, few_digits).complete
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_stops_with_one_sentence(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="cannot write"):
+        start_run(tmp_path / "run", short_settings, few_digits, SOURCE)
