@@ -35,12 +35,22 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function (done, total) that moves a bar with the time left, on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task: list[TaskID] = []
+
+    def show(done: int, total: int) -> None:
+        if not task:  # not before the work has begun, so that a refusal is one line
+            progress.start()
+            task.append(progress.add_task(what))
+        progress.update(task[0], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        progress.stop()
 
 
 def percent(share: float) -> str:

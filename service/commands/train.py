@@ -172,7 +172,7 @@ class _Live:
         """Replace the bar by a line."""
         self.progress.remove_task(self.task)
         self.progress.console.print(
-            f"{stage.name:<8} {stage.epochs:>3} epochs  {report['seconds']:>6.1f} s  held-out accuracy: "
+            f"{stage.name:<8} {stage.epochs:>3} epochs {report['seconds']:>6.0f} s   held-out: "
             f"largest {percent(report['holdout_accuracy_largest'])}, "
             f"smallest {percent(report['holdout_accuracy_smallest'])}",
             highlight=False,

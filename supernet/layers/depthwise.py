@@ -48,7 +48,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
         return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, x.shape[1])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         stride, kernel, channels = ctx.stride, weight.shape[-1], x.shape[1]

@@ -239,7 +239,7 @@ class _Training:
         self.net = Supernet(space, dropout=settings.dropout, generator=torch_generator(settings.seed, "weights"))
         self.device = torch.device(settings.device)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.names = {parameter: name for name, parameter in self.net.named_parameters()}
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.net.named_parameters()}
         self.teacher: Subnet | None = None
         self.position = Position()
         self.optimizer: torch.optim.SGD | None = None

@@ -1,0 +1,189 @@
+"""The command line as a user meets it: in processes of its own, on real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latency_tables import LatencyTable, Provenance, Row
+from supernet.files import sha256_file
+from supernet.spaces import SearchSpace
+
+COMMANDS = ("train", "evaluate", "predictor", "profile", "tables", "search", "extract", "serve", "demo")
+
+
+def _onceforall(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
+    )
+
+
+def _refusal(*arguments: object, cwd: Path | None = None) -> str:
+    """What a refused command says: one line on standard error, status 2."""
+    done = _onceforall(*arguments, cwd=cwd)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def table(tiny: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete table whose latencies follow the layers' sizes."""
+    rows = {s.key: Row(1e-6 * s.in_channels * s.in_size**2 * s.kernel + 0.01, 0.001, 5) for s in tiny.all_layers()}
+    provenance = Provenance({"cpu": "made up"}, "torch-eager", {}, "fp32", "channels_last", 1, 1, "2026-01-01", 5, 1)
+    path = tmp_path_factory.mktemp("tables") / "paper-cpu.json"
+    LatencyTable("paper-cpu", tiny.name, tiny.num_classes, rows, provenance).save(path)
+    return path
+
+
+def test_help_lists_all_commands_and_is_quick() -> None:
+    """Processor time, so that a busy machine does not matter; on an idle one it is the time that a user waits."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = _onceforall("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert all(f"  {command} " in done.stdout for command in COMMANDS)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['onceforall', '--help']\n"
+        "import service.cli\n"
+        "try: service.cli.main()\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'sklearn', 'fastapi', 'sqlalchemy', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> None:
+    run, config, out = tmp_path / "run", tmp_path / "subnet.json", tmp_path / "subnet"
+    stages = "largest=1,kernel=1,depth1=1,depth2=1,width1=1,width2=1"
+    trained = _onceforall("train", "--run", run, "--epochs", stages, "--batch-size", 256, "--json")
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["weights_sha256"] == sha256_file(run / "supernet.safetensors")
+    fitted = _onceforall("predictor", run, "--count", 30, "--json")
+    assert fitted.returncode == 0, fitted.stderr
+    report = json.loads(fitted.stdout)
+    assert set(report["scores"]) == {"mlp", "ridge"}
+    assert report["standard_error"] > 0
+    budget = "macs<=3M, latency_ms@paper-cpu<=0.4"
+    found = _onceforall("search", run, "--budget", budget, "--table", table, "--out", config, "--json")
+    assert found.returncode == 0, found.stderr
+    costs = json.loads(found.stdout)["costs"]
+    assert costs["macs"] <= 3e6
+    assert costs["latency_ms@paper-cpu"] <= 0.4
+    extracted = _onceforall("extract", run, "--subnet", config, "--out", out, "--json")
+    card = json.loads(extracted.stdout)
+    assert card["macs"] == costs["macs"]
+    evaluated = json.loads(_onceforall("evaluate", out, "--part", "holdout", "--json").stdout)
+    assert evaluated["correct"] == card["measured"]["correct"]
+    assert evaluated["macs"] == card["macs"]
+    assert evaluated["params"] == card["params"]
+    again = _refusal("train", "--run", run)
+    assert "holds a training run already (status: complete)" in again
+    resumed = _onceforall("train", "--resume", run, "--json")
+    assert json.loads(resumed.stdout)["weights_sha256"] == json.loads(trained.stdout)["weights_sha256"]
+
+
+def test_tables_show_names_origin_and_rows(table: Path) -> None:
+    shown = json.loads(_onceforall("tables", "show", table, "--json").stdout)
+    assert shown["device"] == "paper-cpu"
+    assert shown["missing"] == []
+    assert len(shown["rows"]) == 234
+    assert "paper-cpu: 234 layers of mobilenet_v3_tiny" in _onceforall("tables", "show", table).stdout
+
+
+def test_an_infeasible_budget_names_the_tightest_limit_and_the_nearest_subnet(tiny_run: Path) -> None:
+    text = _refusal("search", tiny_run, "--budget", "macs<=0.1M, params<=1M")
+    assert "macs" in text
+    assert "nearest" in text
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        ("macs<=3GB", "macs"),
+        ("macs<=nan", "nan"),
+        ("macs<=0", "0"),
+        ("speed<=3", "speed"),
+        ("latency_ms@pixel9<=3", "pixel9"),
+        ("latency_ms<=3", "latency_ms"),
+    ],
+)
+def test_bad_budgets_are_refused_by_name(tiny_run: Path, budget: str, text: str) -> None:
+    assert text in _refusal("search", tiny_run, "--budget", budget)
+
+
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
+    assert "unknown data set 'mnist'; allowed: cifar10, digits, fashion-mnist, folder" in _refusal(
+        "train", "--data", "mnist", "--run", tmp_path / "a"
+    )
+    assert "unknown search space 'vgg'; allowed: mobilenet_v3_tiny" in _refusal(
+        "train", "--space", "vgg", "--run", tmp_path / "b"
+    )
+    assert "unknown search space 'vgg'" in _refusal("profile", "vgg")
+    assert "'Pixel 6'" in _refusal("profile", "mobilenet_v3_tiny", "--device", "Pixel 6")
+    assert "is not a training run" in _refusal("predictor", tmp_path)
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--epochs", "largest=ten"), "--epochs: 'largest=ten' is not STAGE=NUMBER"),
+        (("--epochs", "biggest=10"), "unknown ['biggest']"),
+        (("--epochs", "3"), "3 epochs for 6 stages"),
+        (("--learning-rates", "largest=-1"), "learning rate of stage largest is -1.0"),
+        (("--batch-size", "5000"), "fewer than one batch of 5000"),
+        (("--data", "folder"), "an image folder needs --data-root"),
+    ],
+)
+def test_bad_training_options_are_refused_and_leave_no_run(tmp_path: Path, options: tuple[str, ...], text: str) -> None:
+    assert text in _refusal("train", "--run", tmp_path / "run", *options)
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_table_of_another_space_or_with_missing_rows_is_refused(tiny_run: Path, table: Path, tmp_path: Path) -> None:
+    document = json.loads(table.read_text())
+    gone = tmp_path / "gone.json"
+    gone.write_text(json.dumps(document | {"rows": document["rows"][3:]}))
+    text = _refusal("search", tiny_run, "--budget", "macs<=3M", "--table", gone)
+    assert "3 of 234 rows missing" in text
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(document | {"space": "proxyless_w1.3"}))
+    assert "proxyless_w1.3" in _refusal("search", tiny_run, "--budget", "macs<=3M", "--table", other)
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        text = _refusal("serve", "--data-dir", tmp_path, "--port", port)
+    assert f"127.0.0.1:{port}" in text
+    assert "--port" in text
+
+
+def test_the_demo_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    assert "is not empty; remove it, or choose another folder with --out" in _refusal("demo", "--out", tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "keep"
