@@ -13,7 +13,7 @@ from supernet.errors import ConfigError
 if TYPE_CHECKING:
     from supernet.training.metrics import Display
 
-DEFAULT_EPOCHS = {"digits": 34, "fashion-mnist": 24, "cifar10": 60, "folder": 60}
+DEFAULT_EPOCHS = {"digits": 23, "fashion-mnist": 24, "cifar10": 60, "folder": 60}
 
 
 def train(
@@ -26,10 +26,10 @@ def train(
         Path | None, typer.Option(help="Go on in this run folder; all other settings are its own.")
     ] = None,
     epochs: Annotated[
-        str, typer.Option(help="In all (34), or a stage: largest=15,kernel=4,depth1=2,depth2=4,width1=3,width2=6.")
+        str, typer.Option(help="In all (23), or a stage: largest=8,kernel=2,depth1=1,depth2=2,width1=1,width2=9.")
     ] = "",
     learning_rates: Annotated[str, typer.Option(help="Those that differ, a stage: largest=0.1,kernel=0.05.")] = "",
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
     kd_ratio: Annotated[float, typer.Option(help="Weight of the largest network's soft labels.")] = 1.0,
     label_smoothing: Annotated[float, typer.Option(help="Share of probability spread over all classes.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 3e-5,

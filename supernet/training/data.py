@@ -107,7 +107,7 @@ def _digits(root: Path | None, download: bool, size: int) -> ImageData:
         [str(digit) for digit in range(10)],
         (images, bunch.target.astype(np.int64)),
         None,
-        Augmentation(shift=0.1, scale=0.1, rotate_degrees=10.0),
+        Augmentation(),  # on 8x8 pixels, shifts, rotations and scales of 5 to 10 % cost 1 to 6 points (8 to 23 epochs)
     )
 
 

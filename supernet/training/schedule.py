@@ -61,11 +61,13 @@ class Stage:
 
 
 STAGE_NAMES = ("largest", "kernel", "depth1", "depth2", "width1", "width2")
-SMALL_IMAGE_SHARES = {"largest": 0.46, "kernel": 0.12, "depth1": 0.06, "depth2": 0.12, "width1": 0.08, "width2": 0.16}
-SMALL_IMAGE_RATES = {"largest": 0.1, "kernel": 0.05, "depth1": 0.02, "depth2": 0.05, "width1": 0.02, "width2": 0.05}
-"""Our preset for small images: shares of all epochs, and learning rates for batches of 64.
+SMALL_IMAGE_SHARES = {"largest": 0.35, "kernel": 0.09, "depth1": 0.045, "depth2": 0.09, "width1": 0.045, "width2": 0.38}
+SMALL_IMAGE_RATES = {"largest": 0.1, "kernel": 0.05, "depth1": 0.02, "depth2": 0.05, "width1": 0.03, "width2": 0.08}
+"""Our preset for small images: shares of all epochs, and learning rates for batches of 32.
 
-The ImageNet schedule spends nothing on the largest network, which it downloads trained; here it takes almost half.
+The ImageNet schedule spends nothing on the largest network, which it downloads trained; here it takes a third. The last
+stage, in which all subnets train, takes another: with a quarter and a lower rate the smallest subnet of
+`mobilenet_v3_tiny` on digits was 1 to 4 points worse on held-out images at equal cost.
 """
 
 
@@ -81,7 +83,7 @@ def split_epochs(total: int) -> dict[str, int]:
             "largest=10,kernel=2"
         )
     epochs = {name: max(1, int(total * share)) for name, share in SMALL_IMAGE_SHARES.items()}
-    epochs["largest"] += total - sum(epochs.values())
+    epochs["width2"] += total - sum(epochs.values())
     return epochs
 
 

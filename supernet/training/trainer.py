@@ -65,7 +65,7 @@ class TrainingSettings:
     space: str
     stages: tuple[Stage, ...]
     seed: int = 0
-    batch_size: int = 64
+    batch_size: int = 32
     weight_decay: float = 3e-5
     label_smoothing: float = 0.1
     kd_ratio: float = 1.0

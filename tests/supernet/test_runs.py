@@ -52,6 +52,12 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
 
 
+def _open_all(path: Path) -> None:
+    run = RunFolder(path)
+    run.load_supernet()
+    run.images()
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "text"),
     [
@@ -69,9 +75,7 @@ def test_altered_truncated_and_absent_files_are_named(
 ) -> None:
     damage(run_copy / file)
     with pytest.raises(CheckpointError, match=text) as caught:
-        run = RunFolder(run_copy)
-        run.load_supernet()
-        run.images()
+        _open_all(run_copy)
     assert "\n" not in str(caught.value)
 
 

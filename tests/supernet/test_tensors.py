@@ -40,7 +40,8 @@ def test_every_fault_of_a_state_is_named_and_nothing_is_loaded() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_into(layer, {"weight": torch.zeros(3, 2), "extra": torch.zeros(1)}, "'x'")
     assert str(caught.value) == (
-        "'x' does not fit the network: bias is missing; extra is unknown; weight is float32 [3, 2], expected float32 [2, 3]"
+        "'x' does not fit the network: bias is missing; extra is unknown; "
+        "weight is float32 [3, 2], expected float32 [2, 3]"
     )
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
 
