@@ -23,13 +23,13 @@ class MeasuredSubnet:
 
     Attributes:
         subnet: the network, calibrated, in evaluation mode.
-        correct_before: correct answers with the supernet's running statistics.
+        correct_before: correct answers with the supernet's running statistics; None: not measured.
         correct: correct answers after calibration.
         total: images.
     """
 
     subnet: Subnet
-    correct_before: int
+    correct_before: int | None
     correct: int
     total: int
 
@@ -44,9 +44,9 @@ class MeasuredSubnet:
         return self.correct / self.total
 
     @property
-    def accuracy_before_calibration(self) -> float:
-        """Share of correct answers before calibration, in [0, 1]."""
-        return self.correct_before / self.total
+    def accuracy_before_calibration(self) -> float | None:
+        """Share of correct answers before calibration, in [0, 1]; None: not measured."""
+        return None if self.correct_before is None else self.correct_before / self.total
 
     @property
     def standard_error(self) -> float:
@@ -86,11 +86,20 @@ def calibration_batches(pack: ImagePack, resolution: int, device: torch.device) 
         yield prepare(images.to(device), resolution, pack.normalisation)
 
 
-def measure_subnet(supernet: Supernet, config: SubnetConfig, pack: ImagePack) -> MeasuredSubnet:
-    """Extract a subnet, calibrate it, and count its correct answers on the held-out images before and after."""
+def measure_subnet(
+    supernet: Supernet, config: SubnetConfig, pack: ImagePack, *, before_calibration: bool = True
+) -> MeasuredSubnet:
+    """Extract a subnet, calibrate it, and count its correct answers on the held-out images.
+
+    Args:
+        supernet: trained weights; left as they are.
+        config: which subnet.
+        pack: calibration and held-out images.
+        before_calibration: whether to count correct answers before calibration too.
+    """
     subnet = supernet.extract(config)
     held_out = (pack.holdout_images, pack.holdout_labels, config.resolution, pack.normalisation)
-    before = count_correct(subnet, *held_out)
+    before = count_correct(subnet, *held_out) if before_calibration else None
     device = next(subnet.parameters()).device
     calibrate(subnet, calibration_batches(pack, config.resolution, device))
     return MeasuredSubnet(subnet, before, count_correct(subnet, *held_out), len(pack.holdout_labels))

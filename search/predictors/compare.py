@@ -44,8 +44,9 @@ class PredictorComparison:
         chosen: the kind with the least cross-validated RMSE.
         scores: by kind.
         fitted, held_out: number of subnets in each part.
-        standard_error: binomial standard error of one evaluation at the held-out subnets' mean accuracy. No RMSE
-            against measured accuracies can fall far below it, however good the predictor.
+        standard_error: binomial standard error of one evaluation, as an estimate for new images, at the held-out
+            subnets' mean accuracy. Subnets are measured on the same images, so their differences are surer than that, and
+            an RMSE may be below it.
         predictor: the chosen kind, fitted to the fitted part only: the one that `scores` are about.
     """
 

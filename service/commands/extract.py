@@ -30,6 +30,7 @@ def extract(
     folder = RunFolder(run)
     config = _read_config(subnet, folder.space)
     measured = measure_subnet(folder.load_supernet(), config, folder.images())
+    assert measured.accuracy_before_calibration is not None
     layers = folder.space.layers(config)
     card = {
         "config": config.to_dict(),

@@ -33,7 +33,7 @@ def predictor(
     net, pack = folder.load_supernet(), folder.images()
 
     def evaluate(config: SubnetConfig) -> Evaluation:
-        measured = measure_subnet(net, config, pack)
+        measured = measure_subnet(net, config, pack, before_calibration=False)
         return Evaluation(config, measured.correct, measured.total)
 
     with progress_bar("evaluating subnets") as progress:
@@ -76,6 +76,6 @@ def predictor(
         ],
     )
     typer.echo(
-        f"standard error of one evaluation: {100 * comparison.standard_error:.2f} points; no RMSE can be far below it"
+        f"standard error of one evaluation as an estimate for new images: {100 * comparison.standard_error:.2f} points"
     )
     typer.echo(f"saved -> {folder.predictor_path}\nnext: onceforall profile {folder.space.name} --device this-cpu")

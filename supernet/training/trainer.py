@@ -377,7 +377,7 @@ class _Training:
             for gene, dim in enumerate(self.space.dimensions):
                 allowed = stage.choices.get(dim.kind, dim.choices)
                 extremes[0, gene] = dim.choices.index(pick(v for v in dim.choices if v in allowed))
-            measured = measure_subnet(self.net, self.space.decode(extremes)[0], self.pack)
+            measured = measure_subnet(self.net, self.space.decode(extremes)[0], self.pack, before_calibration=False)
             report[f"holdout_accuracy_{name}"] = round(measured.accuracy, 5)
         if self.teacher is None:
             self._set_teacher(self.net.extract(self.space.largest()))

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from latency_tables import LatencyTable, Provenance, Row
+from latency_tables.counter import counted_macs
 from supernet.files import sha256_file
 from supernet.spaces import SearchSpace
+from supernet.subnet_file import load_subnet
 
 COMMANDS = ("train", "evaluate", "predictor", "profile", "tables", "search", "extract", "serve", "demo")
 
@@ -26,7 +28,7 @@ def _onceforall(*arguments: object, cwd: Path | None = None) -> subprocess.Compl
         text=True,
         check=False,
         cwd=cwd,
-        timeout=120,
+        timeout=280,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
     )
 
@@ -187,3 +189,21 @@ def test_the_demo_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     assert "is not empty; remove it, or choose another folder with --out" in _refusal("demo", "--out", tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.slow
+def test_the_demo_ends_by_itself_with_a_subnet_within_each_budget(tmp_path: Path) -> None:
+    """The whole job as `make demo` does it, only shorter."""
+    out = tmp_path / "demo"
+    done = _onceforall("demo", "--out", out, "--epochs", 6, "--count", 30)
+    assert done.returncode == 0, done.stderr
+    table = LatencyTable.load(out / "this-cpu.json")
+    for name in ("tight", "middle", "loose"):
+        folder = out / "subnets" / name
+        subnet, card = load_subnet(folder), json.loads((folder / "card.json").read_text())
+        limits = {(limit["metric"], limit["device"]): limit["max"] for limit in card["budget"]}
+        counted = counted_macs(subnet, subnet.config.resolution)
+        assert counted == card["measured"]["macs"] <= limits["macs", None]
+        assert table.estimate_ms(subnet.space, subnet.config) <= limits["latency_ms", "this-cpu"]
+        assert f"{name}: " in done.stdout
+    assert f"onceforall serve --data-dir {out / 'service'}" in done.stdout
