@@ -137,7 +137,7 @@ class LatencyTable:
             TableError: absent, unreadable, or as `parse`; the path is named.
         """
         path = Path(path)
-        format = _format_of(path)
+        format = format_of(path)
         try:
             size = path.stat().st_size
             if size > FORMATS[format].max_bytes:
@@ -159,7 +159,7 @@ class LatencyTable:
             StorageError: the path cannot be written.
         """
         path = Path(path)
-        write_bytes(path, self.render(_format_of(path)))
+        write_bytes(path, self.render(format_of(path)))
 
     def render(self, format: str) -> bytes:
         """The content of the table's file; `parse` gives an equal table back.
@@ -209,7 +209,7 @@ class LatencyTable:
         if space.name != self.space:
             raise TableError(
                 f"the latency table of {self.device!r} is for space {self.space!r}, not for {space.name!r}; "
-                f"measure one with: {_profile_command(space.name, self.device)}"
+                f"measure one with: {_profile_command(self.device)}"
             )
 
     @classmethod
@@ -260,7 +260,7 @@ class _TableCost(CostModel):
             raise TableError(
                 f"no latency for {missing[0]} on {self.table.device!r}; "
                 f"{len(missing)} of {len(set(keys))} rows missing; "
-                f"measure them with: {_profile_command(self.table.space, self.table.device)}"
+                f"measure them with: {_profile_command(self.table.device)}"
             )
         return [rows[key].median_ms for key in keys]
 
@@ -270,11 +270,16 @@ def parse_table(data: bytes, format: str) -> LatencyTable:
     return LatencyTable.parse(data, format)
 
 
-def _profile_command(space: str, device: str) -> str:
-    return f"onceforall profile {space} --device {device}"
+def _profile_command(device: str) -> str:
+    return f"onceforall profile RUN_FOLDER --device {device}"
 
 
-def _format_of(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """The name of the table format that a file's ending stands for.
+
+    Raises:
+        TableError: it stands for none.
+    """
     for name, format in FORMATS.items():
         if path.suffix.lower() in format.suffixes:
             return name

@@ -45,7 +45,8 @@ class Limits:
         if unknown:
             raise ConfigError(
                 f"no latency table for {', '.join(map(repr, unknown))}; known tables: {', '.join(devices) or 'none'}; "
-                "give the search a table of that device, or measure one with: onceforall profile"
+                "give the search a table of that device, "
+                "or measure one with: onceforall profile RUN_FOLDER --device NAME"
             )
         columns = [costs.metrics.index(limit.name) for limit in budget.limits]
         return cls(budget, np.array(columns, dtype=np.intp), np.array([limit.max for limit in budget.limits]))

@@ -7,8 +7,7 @@ OnceForAllError
 ├── RunBusyError           another process is at work in the same run folder
 ├── StorageError           the disk is full, read-only, or the path cannot be written
 ├── TableError             a latency table that is malformed or lacks rows
-├── InfeasibleBudgetError  no subnet of the space meets the budget
-└── MissingExtraError      an optional dependency is not installed
+└── InfeasibleBudgetError  no subnet of the space meets the budget
 
 A message holds what failed, the value received, what is allowed, and the next step, on one line.
 The command line prints it as it is and exits with status 2; the service answers it as problem+json.
@@ -51,10 +50,6 @@ class TableError(OnceForAllError):
 
 class InfeasibleBudgetError(OnceForAllError):
     """No subnet of the space meets the budget."""
-
-
-class MissingExtraError(OnceForAllError):
-    """An optional dependency is not installed."""
 
 
 def one_of(what: str, value: object, allowed: object) -> str:

@@ -66,6 +66,17 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def require_writable(target: Path) -> None:
+    """Make the target's folder, and refuse now what could not be written later, after long work.
+
+    Raises:
+        StorageError: the folder cannot be made or written.
+    """
+    probe = target.parent / f".{target.name}.probe"
+    write_bytes(probe, b"")
+    probe.unlink()
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,14 @@ class Normalisation:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        values = (*self.mean, *self.std)
+        if (len(self.mean), len(self.std)) != (3, 3) or not all(map(math.isfinite, values)) or min(self.std) <= 0:
+            raise CheckpointError(
+                f"normalisation mean {list(self.mean)}, std {list(self.std)}: expected three finite numbers each, "
+                "std above 0"
+            )
 
 
 def prepare(images: Tensor, resolution: int, normalisation: Normalisation) -> Tensor:
@@ -80,7 +89,19 @@ class ImagePack:
         found = {name: tensor.dtype for name, tensor in tensors.items()}
         if found != kinds:
             raise CheckpointError(f"{str(path)!r} does not hold a run's images; expected {kinds}, found {found}")
-        return cls(**tensors, normalisation=normalisation)
+        calibration, held_out, labels = (
+            tensors["calibration_images"],
+            tensors["holdout_images"],
+            tensors["holdout_labels"],
+        )
+        shapes = [list(tensor.shape) for tensor in (calibration, held_out, labels)]
+        square = all(len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] > 0 for shape in shapes[:2])
+        if not square or shapes[2] != [len(held_out)] or len(calibration) < 2 or not len(held_out) or labels.min() < 0:
+            raise CheckpointError(
+                f"{str(path)!r} holds images and labels of shapes {shapes}; expected (n, 3, s, s) twice and (m,), "
+                "with at least 2 calibration images and 1 held-out image"
+            )
+        return cls(calibration, held_out, labels, normalisation)
 
 
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:

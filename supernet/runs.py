@@ -1,12 +1,13 @@
 """The folder of a training run: manifest, weights, fixed images; what every later step starts from.
 
-manifest.json         what was trained, on what, how; digests
-supernet.safetensors  weights (once complete)
-images.safetensors    calibration and held-out images
-checkpoints/          state to resume from (removed once complete)
-metrics.jsonl         one line a logged step
-evaluations.jsonl     measured subnets (`onceforall predictor`)
-predictor/            accuracy predictor (`onceforall predictor`)
+manifest.json           what was trained, on what, how; digests
+supernet.safetensors    weights (once complete)
+images.safetensors      calibration and held-out images
+checkpoint.safetensors  state to resume from (removed once complete)
+metrics.jsonl           one line every tenth step and at the end of every stage
+tensorboard/            the same as curves
+evaluations.jsonl       measured subnets (`onceforall predictor`)
+predictor/              accuracy predictor (`onceforall predictor`)
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class RunFolder:
             data = manifest["data"]
             self.normalisation = Normalisation(tuple(data["mean"]), tuple(data["std"]))
             self.class_names: list[str] = list(manifest["class_names"])
-        except (KeyError, TypeError, ConfigError) as error:
+            self.images_sha256 = str(manifest["images"]["sha256"])
+        except (KeyError, TypeError, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{str(self.path / MANIFEST)!r} is not a run's manifest: {error}") from None
 
     @property
@@ -66,11 +68,6 @@ class RunFolder:
     def predictor_path(self) -> Path:
         """Folder of the run's accuracy predictor."""
         return self.path / "predictor"
-
-    @property
-    def evaluations_path(self) -> Path:
-        """File of the run's measured subnets."""
-        return self.path / "evaluations.jsonl"
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -105,8 +102,13 @@ class RunFolder:
         """
         path = self.path / IMAGES
         pack = ImagePack.load(path, self.normalisation)
-        if sha256_file(path) != self.manifest["images"]["sha256"]:
+        if sha256_file(path) != self.images_sha256:
             raise CheckpointError(f"{str(path)!r} was altered; restore the file, or train again")
+        if int(pack.holdout_labels.max()) >= self.space.num_classes:
+            raise CheckpointError(
+                f"{str(path)!r} has label {int(pack.holdout_labels.max())}; "
+                f"the run has {self.space.num_classes} classes"
+            )
         return pack
 
     def _require_complete(self) -> None:

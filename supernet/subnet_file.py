@@ -10,7 +10,7 @@ import torch
 
 from supernet.arch import SubnetConfig
 from supernet.errors import CheckpointError, ConfigError
-from supernet.files import read_json, write_json
+from supernet.files import read_json, sha256_file, write_json
 from supernet.images import Normalisation
 from supernet.network import Subnet
 from supernet.spaces import get_space
@@ -32,10 +32,12 @@ def save_subnet(
         class_names: names of the outputs, in order.
     """
     save_tensors(folder / WEIGHTS, subnet.state_dict())
-    write_json(
+    write_json(folder / CARD, dict(card))
+    write_json(  # last: it binds the other two together
         folder / CONFIG,
         {
             "format": 1,
+            "weights_sha256": sha256_file(folder / WEIGHTS),
             "config": subnet.config.to_dict(),
             "num_classes": subnet.space.num_classes,
             "class_names": class_names,
@@ -43,7 +45,6 @@ def save_subnet(
             "std": list(normalisation.std),
         },
     )
-    write_json(folder / CARD, dict(card))
 
 
 def load_subnet(folder: Path) -> Subnet:
@@ -56,12 +57,19 @@ def load_subnet(folder: Path) -> Subnet:
     try:
         config = SubnetConfig.from_dict(description["config"])
         space = get_space(config.space).with_num_classes(description["num_classes"])
+        expected = str(description["weights_sha256"])
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{str(folder / CONFIG)!r} does not describe a subnet: {error}") from None
     with torch.device("meta"):
         subnet = Subnet(space, config)
     subnet.to_empty(device="cpu")
-    load_into(subnet, load_tensors(folder / WEIGHTS), repr(str(folder / WEIGHTS)))
+    path = folder / WEIGHTS
+    load_into(subnet, load_tensors(path), repr(str(path)))
+    if sha256_file(path) != expected:
+        raise CheckpointError(
+            f"{str(path)!r} is not the file that {CONFIG} beside it was written for; "
+            "extract or download the subnet again"
+        )
     return subnet.eval()
 
 

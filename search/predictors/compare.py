@@ -18,6 +18,7 @@ from supernet.errors import ConfigError
 from supernet.spaces import SearchSpace
 
 FOLDS = 5
+HELD_OUT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class PredictorComparison:
         scores: by kind.
         fitted, held_out: number of subnets in each part.
         standard_error: binomial standard error of one evaluation, as an estimate for new images, at the held-out
-            subnets' mean accuracy. Subnets are measured on the same images, so their differences are surer than that, and
-            an RMSE may be below it.
+            subnets' mean accuracy. Subnets are measured on the same images, so their differences are surer than
+            that, and an RMSE may be below it.
         predictor: the chosen kind, fitted to the fitted part only: the one that `scores` are about.
     """
 
@@ -74,7 +75,7 @@ def compare_predictors(
     accuracies: Sequence[float] | npt.NDArray[np.float64],
     *,
     images: int,
-    held_out_share: float = 0.2,
+    held_out_share: float = HELD_OUT_SHARE,
     seed: int = 0,
     details: Mapping[str, Any] | None = None,
 ) -> PredictorComparison:
@@ -98,12 +99,7 @@ def compare_predictors(
     if not 0 < held_out_share < 1:
         raise ConfigError(f"held_out_share is {held_out_share}; allowed: between 0 and 1, for example 0.2")
     order = np.random.default_rng(seed).permutation(len(configs))
-    held_out, fitted = np.split(order, [max(2, round(held_out_share * len(configs)))])
-    if len(fitted) < FEWEST:
-        raise ConfigError(
-            f"{len(configs)} measured subnets leave {len(fitted)} to fit; at least {FEWEST} are needed; "
-            "measure more subnets"
-        )
+    held_out, fitted = np.split(order, [require_enough(len(configs), held_out_share=held_out_share)])
     features = AccuracyPredictor(space, "", ()).encoder.features(space.encode(configs))
     fitted_configs, held_out_configs = ([configs[i] for i in part] for part in (fitted, held_out))
     predictors: dict[str, AccuracyPredictor] = {}
@@ -133,6 +129,21 @@ def _cross_predict(
             stack = KINDS[kind](np.delete(features, fold, axis=0), np.delete(targets, fold), seed)
             guesses[fold] = stack(features[fold])
     return guesses
+
+
+def require_enough(count: int, *, held_out_share: float = HELD_OUT_SHARE) -> int:
+    """How many of `count` measured subnets are held out.
+
+    Raises:
+        ConfigError: too few would be left to fit.
+    """
+    held_out = max(2, round(held_out_share * count))
+    if count - held_out < FEWEST:
+        raise ConfigError(
+            f"{count} measured subnets leave {count - held_out} to fit; at least {FEWEST} are needed; "
+            "measure more subnets"
+        )
+    return held_out
 
 
 def _score(guesses: npt.NDArray[Any], targets: npt.NDArray[np.float64]) -> tuple[float, float]:

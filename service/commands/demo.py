@@ -60,7 +60,7 @@ def demo(
             typer.echo(f"  {name}: {budget} -> {folder} in {seconds:.1f} s")
             rows.append(_row(name, budget, subnet, report, folder))
     print_table(
-        "\nA subnet for each budget (the search used the held-out images; nothing before this table used the test images)",
+        "\nA subnet for each budget (the search used the held-out images; the test images are used here first)",
         [
             "budget",
             "predicted accuracy",

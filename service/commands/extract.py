@@ -71,14 +71,14 @@ def evaluate(
     from latency_tables import measure_module_ms
     from latency_tables.counter import counted_macs
     from supernet.evaluation import count_correct, standard_error
+    from supernet.spaces import largest_resolution
     from supernet.subnet_file import load_normalisation, load_subnet
     from supernet.training.data import load_data
 
     if part not in ("test", "holdout"):
         raise ConfigError(one_of("part of the data", part, ["test", "holdout"]))
     subnet = load_subnet(path)
-    largest = int(max(subnet.space.dimensions[0].choices))
-    images = load_data(data, root=data_root, download=download, size=largest)
+    images = load_data(data, root=data_root, download=download, size=largest_resolution(subnet.space))
     if len(images.class_names) != subnet.space.num_classes:
         raise ConfigError(
             f"{data!r} has {len(images.class_names)} classes, the subnet in {str(path)!r} has "

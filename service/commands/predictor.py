@@ -13,9 +13,9 @@ from service.commands.output import Json, print_json, print_table, progress_bar
 def predictor(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     count: Annotated[int, typer.Option(help="Subnets to measure; those measured before count.")] = 200,
-    seed: Annotated[int, typer.Option(help="Which random subnets, and the fit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which random subnets, and the fit.")] = 0,
     threads: Annotated[
-        int, typer.Option(help="CPU threads; 0: as many as torch takes. Small networks gain little.")
+        int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes. Small networks gain little.")
     ] = 1,
     as_json: Json = False,
 ) -> None:
@@ -23,12 +23,14 @@ def predictor(
     import torch
 
     from search import Evaluation, collect_evaluations, compare_predictors
+    from search.predictors.compare import require_enough
     from supernet.arch import SubnetConfig
     from supernet.evaluation import measure_subnet
     from supernet.runs import RunFolder
 
     if threads:
         torch.set_num_threads(threads)
+    require_enough(count)
     folder = RunFolder(run)
     net, pack = folder.load_supernet(), folder.images()
 
@@ -78,4 +80,4 @@ def predictor(
     typer.echo(
         f"standard error of one evaluation as an estimate for new images: {100 * comparison.standard_error:.2f} points"
     )
-    typer.echo(f"saved -> {folder.predictor_path}\nnext: onceforall profile {folder.space.name} --device this-cpu")
+    typer.echo(f"saved -> {folder.predictor_path}\nnext: onceforall profile {run} --device this-cpu")

@@ -22,9 +22,14 @@ def profile(
 ) -> None:
     """Write this machine's latency table: the median and spread of every layer that a subnet can need."""
     from latency_tables import profile_space
+    from latency_tables.table import format_of
+    from supernet.files import require_writable
     from supernet.runs import MANIFEST, RunFolder
     from supernet.spaces import get_space
 
+    path = out or Path(f"{device}.json")
+    format_of(path)
+    require_writable(path)
     is_run = (Path(space) / MANIFEST).is_file()
     chosen = RunFolder(space).space if is_run else get_space(space)
     with progress_bar("timing layers") as progress:
@@ -37,7 +42,6 @@ def profile(
             warmup=warmup,
             progress=progress,
         )
-    path = out or Path(f"{device}.json")
     table.save(path)
     smallest, largest = (table.estimate_ms(chosen, config) for config in (chosen.smallest(), chosen.largest()))
     if as_json:

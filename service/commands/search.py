@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.commands.output import Json, percent, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from search import Candidate
 
 
 def search(
@@ -16,7 +19,7 @@ def search(
     table: Annotated[list[Path] | None, typer.Option(help="Latency table; repeat for more devices.")] = None,
     population: Annotated[int, typer.Option(help="Subnets a generation.")] = 100,
     generations: Annotated[int, typer.Option(help="Generations after the first.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File to write the subnet's config to (JSON).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -36,18 +39,17 @@ def search(
     engine.check(limits)
     with progress_bar("generations") as progress:
         found = engine.run(limits, progress=progress)
-    if out is not None:
-        write_json(out, found.config.to_dict())
     if as_json:
         print_json({"budget": str(limits), **found.to_dict()})
-        return
+    else:
+        _print(found)
+    if out is not None:
+        write_json(out, found.config.to_dict())
+        typer.echo(f"next: onceforall extract {run} --subnet {out} --out FOLDER", err=True)
+
+
+def _print(found: Candidate) -> None:
     typer.echo(f"predicted accuracy {percent(found.predicted_accuracy)}, {found.scored} subnets scored")
     for name, value in found.costs.items():
         typer.echo(f"  {name:<24} {value:,.4g}" if value < 1e4 else f"  {name:<24} {value:,.0f}")
     typer.echo(f"  {found.config.to_json()}")
-    if out is None:
-        typer.echo(
-            "write it to a file with --out subnet.json, then: onceforall extract RUN --subnet subnet.json --out FOLDER"
-        )
-    else:
-        typer.echo(f"next: onceforall extract {run} --subnet {out} --out FOLDER")

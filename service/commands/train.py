@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.output import Json, percent, print_json
-from supernet.errors import ConfigError
+from supernet.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
     from supernet.training.metrics import Display
@@ -34,9 +34,9 @@ def train(
     label_smoothing: Annotated[float, typer.Option(help="Share of probability spread over all classes.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 3e-5,
     calibration_images: Annotated[int, typer.Option(help="Training images kept for batch norm calibration.")] = 512,
-    seed: Annotated[int, typer.Option(help="Decides everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Annotated[
-        int, typer.Option(help="CPU threads; 0: as many as torch takes. Small networks gain little.")
+        int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes. Small networks gain little.")
     ] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     as_json: Json = False,
@@ -45,35 +45,36 @@ def train(
     import torch
 
     from supernet.runs import RunFolder
-    from supernet.training.data import load_data
+    from supernet.spaces import get_space, largest_resolution
+    from supernet.training.data import DATA_SETS, load_data
     from supernet.training.metrics import Silence
     from supernet.training.trainer import TrainingSettings, exclusive, start_run
     from supernet.training.trainer import train as run_training
 
+    settings = None
+    if data not in DATA_SETS:
+        raise ConfigError(one_of("data set", data, sorted(DATA_SETS)))
     if resume is not None:
         path, source = resume, RunFolder(resume).manifest["data"]
         data, where = source["name"], source["source"]
         data_root, size = (Path(where["root"]) if where["root"] else None), int(where["size"])
     else:
-        from supernet.spaces import get_space
-
-        path = run or Path("runs") / data
-        size = int(max(get_space(space).dimensions[0].choices))
+        path, size = run or Path("runs") / data, largest_resolution(get_space(space))
+        settings = TrainingSettings(
+            space=space,
+            stages=_stages(space, epochs, learning_rates, DEFAULT_EPOCHS[data]),
+            seed=seed,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            kd_ratio=kd_ratio,
+            calibration_images=calibration_images,
+            threads=threads or torch.get_num_threads(),
+            device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+        )
     images = load_data(data, root=data_root, download=download, size=size)
     with exclusive(path):
-        if resume is None:
-            settings = TrainingSettings(
-                space=space,
-                stages=_stages(space, epochs, learning_rates, DEFAULT_EPOCHS[data]),
-                seed=seed,
-                batch_size=batch_size,
-                weight_decay=weight_decay,
-                label_smoothing=label_smoothing,
-                kd_ratio=kd_ratio,
-                calibration_images=calibration_images,
-                threads=threads or torch.get_num_threads(),
-                device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
-            )
+        if settings is not None:
             root = str(data_root.resolve()) if data_root else None
             start_run(path, settings, images, {"root": root, "size": size})
         if as_json:
@@ -95,7 +96,7 @@ def _stages(space: str, epochs: str, learning_rates: str, default_epochs: int) -
     from supernet.spaces import get_space
     from supernet.training.schedule import SMALL_IMAGE_RATES, STAGE_NAMES, progressive_shrinking, split_epochs
 
-    if not epochs or epochs.isdigit():
+    if not epochs or epochs.isdecimal():
         counts = split_epochs(int(epochs) if epochs else default_epochs)
     else:
         given = {name: int(value) for name, value in _pairs(epochs, "--epochs", int)}

@@ -9,6 +9,7 @@ from supernet.spaces.base import (
     Kind,
     LayerSite,
     SearchSpace,
+    largest_resolution,
     make_divisible,
 )
 from supernet.spaces.mobilenet_v3 import TINY
@@ -20,6 +21,7 @@ __all__ = [
     "LayerSite",
     "SearchSpace",
     "get_space",
+    "largest_resolution",
     "list_spaces",
     "make_divisible",
     "register_space",

@@ -305,5 +305,10 @@ class SearchSpace:
         return value
 
 
+def largest_resolution(space: SearchSpace) -> int:
+    """Side of the largest input image of any subnet, pixels."""
+    return int(max(value for dim in space.dimensions if dim.kind == "resolution" for value in dim.choices))
+
+
 def _restore(name: str, num_classes: int) -> SearchSpace:
     return registry.find(name).with_num_classes(num_classes)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from supernet.errors import CheckpointError
-from supernet.tensors import load_tensors, save_tensors
+from supernet.tensors import digest_of, load_tensors, save_tensors
 
 FILE = "checkpoint.safetensors"
 
@@ -46,14 +46,14 @@ def save_checkpoint(folder: Path, position: Position, parts: Mapping[str, Mappin
         StorageError: the disk is full or read-only; the earlier checkpoint is still there.
     """
     tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-    save_tensors(folder / FILE, tensors, {"position": json.dumps(asdict(position))})
+    save_tensors(folder / FILE, tensors, {"position": json.dumps(asdict(position)), "digest": digest_of(tensors)})
 
 
 def load_checkpoint(folder: Path) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
     """The folder's checkpoint, or None where there is none yet.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged, altered, or something else.
     """
     path = folder / FILE
     if not path.exists():
@@ -61,9 +61,14 @@ def load_checkpoint(folder: Path) -> tuple[Position, dict[str, dict[str, Tensor]
     tensors = load_tensors(path)
     try:
         with safe_open(path, "pt") as file:
-            position = Position(**json.loads(file.metadata()["position"]))
+            metadata = file.metadata()
+        position = Position(**json.loads(metadata["position"]))
+        if metadata["digest"] != digest_of(tensors):
+            raise ValueError("its content does not have the digest that its header states")
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is not a training checkpoint: {error}") from None
+        raise CheckpointError(
+            f"{str(path)!r} is not a training checkpoint, or was altered: {error}; restore it, or start another run"
+        ) from None
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")

@@ -7,6 +7,7 @@ report alone. Which image falls into which part depends on the data only, never 
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from supernet.errors import ConfigError, DataError, one_of
@@ -134,8 +135,13 @@ def _fashion_mnist(root: Path | None, download: bool, size: int) -> ImageData:
     places = [_DEBIAN_FASHION] if root is None else [root, root / "FashionMNIST" / "raw", root / "raw"]
 
     def part(prefix: str) -> tuple[_Array, _Labels]:
-        images = _read_idx(_find_idx(places, f"{prefix}-images-idx3-ubyte"), 3)
-        return images, _read_idx(_find_idx(places, f"{prefix}-labels-idx1-ubyte"), 1).astype(np.int64)
+        path = _find_idx(places, f"{prefix}-images-idx3-ubyte")
+        images, labels = _read_idx(path, 3), _read_idx(_find_idx(places, f"{prefix}-labels-idx1-ubyte"), 1)
+        if len(images) != len(labels) or labels.max(initial=0) >= len(_FASHION_CLASSES):
+            raise DataError(
+                f"{str(path)!r} has {len(images)} images for {len(labels)} labels, or labels above 9; fetch it again"
+            )
+        return images, labels.astype(np.int64)
 
     return _assemble(
         "fashion-mnist", _FASHION_CLASSES, part("train"), part("t10k"), Augmentation(flip=True, shift=0.08)
@@ -222,9 +228,10 @@ def _split(
     for label in np.unique(labels[among]):
         members = rng.permutation(among[labels[among] == label])
         if len(members) < 3:
+            total = int((labels == label).sum())
             raise DataError(
-                f"data set {name!r}: class number {label} has {len(members)} image(s); "
-                "at least 3 are needed for the training, held-out and test parts"
+                f"data set {name!r}: class number {label} has {total} image(s); "
+                "at least 3 are needed, and 4 where a test part has to be split off"
             )
         taken.append(members[: max(1, round(share * len(members)))])
     chosen = np.sort(np.concatenate(taken))
@@ -272,7 +279,7 @@ def _read_idx(path: Path, dimensions: int) -> _Array:
             raise ValueError(f"starts with {data[:4].hex()}, expected 000008{dimensions:02x}")
         shape = np.frombuffer(data, ">i4", dimensions, 4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{str(path)!r} is damaged: {error}; fetch it again") from None
 
 
@@ -300,7 +307,7 @@ def _read_image(path: Path, size: int) -> _Array:
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{str(path)!r} is not a readable image ({error}); remove or replace it") from None
     if image.size != (size, size):
         scale = size / min(image.size)

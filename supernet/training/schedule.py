@@ -22,7 +22,7 @@ class Stage:
     Attributes:
         name: unique within the recipe.
         epochs: passes over the training part; may be 0 (the stage is left out).
-        warmup_epochs: of these, the first ones, in which the learning rate rises linearly.
+        warmup_epochs: of these, the first ones (or a part of one), in which the learning rate rises linearly.
         learning_rate: greatest learning rate.
         subnets_per_step: subnets whose gradients are summed before a step.
         choices: kind -> values to draw from; a kind that is absent draws from all.
@@ -32,7 +32,7 @@ class Stage:
 
     name: str
     epochs: int
-    warmup_epochs: int
+    warmup_epochs: float
     learning_rate: float
     subnets_per_step: int
     choices: Mapping[Kind, tuple[Value, ...]]
@@ -41,7 +41,7 @@ class Stage:
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """Cosine to 0 over the stage's steps, after a linear warm-up."""
-        warmup, total = self.warmup_epochs * steps_per_epoch, self.epochs * steps_per_epoch
+        warmup, total = round(self.warmup_epochs * steps_per_epoch), self.epochs * steps_per_epoch
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -131,7 +131,7 @@ def progressive_shrinking(
         Stage(
             name,
             epochs=epochs[name],
-            warmup_epochs=min(epochs[name], math.ceil(epochs[name] * 0.1)),
+            warmup_epochs=0.1 * epochs[name],
             learning_rate=learning_rates[name],
             subnets_per_step=subnets,
             choices=restricted,

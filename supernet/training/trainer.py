@@ -91,6 +91,8 @@ class TrainingSettings:
             )
         if self.seed < 0:
             faults.append(f"seed is {self.seed}; 0 or more")
+        if self.threads < 0:
+            faults.append(f"threads is {self.threads}; 0 (as many as torch takes) or more")
         faults += [
             f"{name} is {value}; a number of 0 or more"
             for name, value in (("weight_decay", self.weight_decay), ("kd_ratio", self.kd_ratio))
@@ -243,6 +245,7 @@ class _Training:
         self.teacher: Subnet | None = None
         self.position = Position()
         self.optimizer: torch.optim.SGD | None = None
+        self._epoch_order: tuple[tuple[int, int], Tensor] | None = None
 
     def run(self) -> None:
         """All stages, then the final files."""
@@ -271,9 +274,6 @@ class _Training:
         self.display.stage_started(stage, self.position.step, total)
         last_save = time.monotonic()
         while self.position.step < total:
-            epoch, in_epoch = divmod(self.position.step, self.steps_per_epoch)
-            if in_epoch == 0 or not hasattr(self, "order"):
-                self.order = self._order(epoch)
             self._step(stage)
             epoch_ended = self.position.step % self.steps_per_epoch == 0
             overdue = time.monotonic() - last_save > self.settings.checkpoint_seconds
@@ -282,10 +282,13 @@ class _Training:
                 last_save = time.monotonic()
         self._end_stage(stage)
 
-    def _order(self, epoch: int) -> Tensor:
-        """The training images' order in one epoch."""
-        rng = numpy_generator(self.settings.seed, "order", self.position.stage, epoch)
-        return torch.from_numpy(rng.permutation(len(self.data.train_labels)))
+    def _order(self) -> Tensor:
+        """The training images' order in the present epoch."""
+        epoch = (self.position.stage, self.position.step // self.steps_per_epoch)
+        if self._epoch_order is None or self._epoch_order[0] != epoch:
+            rng = numpy_generator(self.settings.seed, "order", *epoch)
+            self._epoch_order = epoch, torch.from_numpy(rng.permutation(len(self.data.train_labels)))
+        return self._epoch_order[1]
 
     def _step(self, stage: Stage) -> None:
         """One update: a batch at one resolution, several subnets, their gradients summed."""
@@ -363,7 +366,7 @@ class _Training:
 
     def _batch(self, resolution: int) -> tuple[Tensor, Tensor]:
         size, step = self.settings.batch_size, self.position.step % self.steps_per_epoch
-        chosen = self.order[step * size : (step + 1) * size]
+        chosen = self._order()[step * size : (step + 1) * size]
         generator = torch_generator(self.settings.seed, "augmentation", self.position.stage, self.position.step)
         images = self.data.augmentation(self.data.train_images[chosen].to(self.device), generator)
         return prepare(images, resolution, self.normalisation), self.data.train_labels[chosen].to(self.device)
@@ -372,7 +375,7 @@ class _Training:
         """Measure the two extreme subnets, keep the teacher, move to the next stage, save."""
         report: dict[str, Any] = {"stage_ended": stage.name, "seconds": round(self.position.seconds, 1)}
         self.net.eval()
-        extremes = self.space.sample_genotypes(numpy_generator(0, "unused"), 1, within=stage.choices)
+        extremes = np.zeros((1, len(self.space.dimensions)), dtype=np.int8)
         for name, pick in (("largest", max), ("smallest", min)):
             for gene, dim in enumerate(self.space.dimensions):
                 allowed = stage.choices.get(dim.kind, dim.choices)
@@ -410,7 +413,7 @@ class _Training:
             return
         self.position, parts = stored
         source = repr(str(self.path / FILE))
-        load_into(self.net, parts["model"], source)
+        load_into(self.net, parts.get("model", {}), source)
         if "teacher" in parts:
             teacher = self.net.extract(self.space.largest())
             load_into(teacher, parts["teacher"], source)
@@ -418,5 +421,3 @@ class _Training:
         if self.position.step:
             self.optimizer = self._new_optimizer()
             restore_momentum(self.optimizer, dict(self.net.named_parameters()), parts.get("momentum", {}))
-            if self.position.step % self.steps_per_epoch:
-                self.order = self._order(self.position.step // self.steps_per_epoch)

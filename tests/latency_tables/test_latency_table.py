@@ -39,7 +39,7 @@ def test_a_missing_row_is_named_with_the_count_and_the_next_step(space: SearchSp
         without(table, *keys[:3]).estimate_ms(space, config)
     assert str(caught.value) == (
         f"no latency for {keys[0]} on 'pixel6'; 3 of {len(keys)} rows missing; "
-        "measure them with: onceforall profile mobilenet_v3_tiny --device pixel6"
+        "measure them with: onceforall profile RUN_FOLDER --device pixel6"
     )
 
 

@@ -157,6 +157,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
         (("--learning-rates", "largest=-1"), "learning rate of stage largest is -1.0"),
         (("--batch-size", "5000"), "fewer than one batch of 5000"),
         (("--data", "folder"), "an image folder needs --data-root"),
+        (("--epochs", "\u00b2"), "is not STAGE=NUMBER"),
     ],
 )
 def test_bad_training_options_are_refused_and_leave_no_run(tmp_path: Path, options: tuple[str, ...], text: str) -> None:
@@ -173,6 +174,18 @@ def test_a_table_of_another_space_or_with_missing_rows_is_refused(tiny_run: Path
     other = tmp_path / "other.json"
     other.write_text(json.dumps(document | {"space": "proxyless_w1.3"}))
     assert "proxyless_w1.3" in _refusal("search", tiny_run, "--budget", "macs<=3M", "--table", other)
+
+
+def test_what_cannot_be_written_or_is_too_little_is_refused_before_the_work(tiny_run: Path, tmp_path: Path) -> None:
+    assert "names no table format" in _refusal("profile", tiny_run, "--out", tmp_path / "table.txt")
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in _refusal("profile", tiny_run, "--out", tmp_path / "file" / "table.json")
+    assert "24 measured subnets leave 19 to fit" in _refusal("predictor", tiny_run, "--count", 24)
+    for option in ("--seed", "--threads"):
+        done = _onceforall("predictor", tiny_run, option, -1)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert option in done.stderr
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:

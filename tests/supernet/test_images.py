@@ -36,6 +36,25 @@ def test_no_batch_is_a_single_image_where_there_are_more(count: int, sizes: list
     assert torch.cat(parts).tolist() == list(range(count))
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0, 0), (1, 1, 1)), ((0, 0, 0), (1, 0, 1)), ((0, float("nan"), 0), (1, 1, 1))]
+)
+def test_a_normalisation_that_cannot_work_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(CheckpointError, match="expected three finite numbers each, std above 0"):
+        Normalisation(mean, std)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("calibration", "held_out", "labels"), [(1, 2, 2), (4, 0, 0), (4, 2, 3)])
+def test_images_that_no_evaluation_can_use_are_refused(
+    tmp_path: Path, calibration: int, held_out: int, labels: int
+) -> None:
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    path = tmp_path / "images.safetensors"
+    ImagePack(images[:calibration], images[:held_out], torch.zeros(labels, dtype=torch.int64), PLAIN).save(path)
+    with pytest.raises(CheckpointError, match="with at least 2 calibration images and 1 held-out image"):
+        ImagePack.load(path, PLAIN)
+
+
 def test_a_pack_reads_back_and_refuses_other_files(tmp_path: Path) -> None:
     pack = ImagePack(
         torch.zeros(4, 3, 8, 8, dtype=torch.uint8),

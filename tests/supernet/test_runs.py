@@ -163,6 +163,12 @@ def test_altered_subnet_files_are_refused(subnet_folder: Path, file: str, change
         load_normalisation(subnet_folder) if "mean" in change else load_subnet(subnet_folder)
 
 
+def test_altered_subnet_weights_are_refused(subnet_folder: Path) -> None:
+    _flip_byte(subnet_folder / "subnet.safetensors")
+    with pytest.raises(CheckpointError, match=r"is not the file that config\.json beside it was written for"):
+        load_subnet(subnet_folder)
+
+
 def test_truncated_subnet_weights_are_refused(subnet_folder: Path) -> None:
     _truncate(subnet_folder / "subnet.safetensors")
     with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):

@@ -85,6 +85,18 @@ def test_a_truncated_fashion_mnist_file_is_named(fashion_root: Path) -> None:
         load_data("fashion-mnist", root=fashion_root)
 
 
+def test_fashion_mnist_with_a_corrupt_or_unequal_file_is_refused(fashion_root: Path) -> None:
+    path = fashion_root / "train-labels-idx1-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    data[15] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="is damaged"):
+        load_data("fashion-mnist", root=fashion_root)
+    _write_idx(path, np.arange(49) % 10)
+    with pytest.raises(DataError, match="has 50 images for 49 labels"):
+        load_data("fashion-mnist", root=fashion_root)
+
+
 def test_absent_fashion_mnist_files_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not found in .*; install Debian's package dataset-fashion-mnist"):
         load_data("fashion-mnist", root=tmp_path)

@@ -52,6 +52,9 @@ def test_the_learning_rate_warms_up_then_falls_as_a_cosine(tiny: SearchSpace) ->
     stage = _plan(tiny)[0]
     rates = [stage.learning_rate_at(step, 4) for step in range(40)]
     assert stage.warmup_epochs == 1
+    short = _plan(tiny, depth1=1)[2]
+    assert [short.learning_rate_at(step, 20) for step in (0, 1, 2)] == pytest.approx([0.01, 0.02, 0.02])
+    assert short.learning_rate_at(19, 20) < 0.0005
     assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
     assert rates[4] == pytest.approx(0.1)
     assert rates[22] == pytest.approx(0.05)  # half way through the cosine

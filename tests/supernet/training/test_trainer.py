@@ -174,7 +174,11 @@ def test_a_damaged_checkpoint_is_refused_by_name(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, few_digits, _StopAfter(2))
     path = tmp_path / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors' is not a training checkpoint, or was altered"):
+        train(tmp_path, few_digits)
+    path.write_bytes(whole[:-100])
     with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors' is truncated or not a safetensors file"):
         train(tmp_path, few_digits)
 
@@ -200,10 +204,19 @@ def test_fewer_images_than_a_batch_are_refused(
 
 def test_all_faults_of_the_settings_are_named_at_once(short_settings: TrainingSettings) -> None:
     with pytest.raises(ConfigError) as caught:
-        replace(short_settings, batch_size=1, label_smoothing=1.0, kd_ratio=float("nan"), seed=-1, device="tpu")
+        replace(
+            short_settings, batch_size=1, label_smoothing=1.0, kd_ratio=float("nan"), seed=-1, device="tpu", threads=-1
+        )
     text = str(caught.value)
     assert text.startswith("training settings: ")
-    for name in ("batch_size is 1", "label_smoothing is 1.0", "kd_ratio is nan", "seed is -1", "device is 'tpu'"):
+    for name in (
+        "batch_size is 1",
+        "label_smoothing is 1.0",
+        "kd_ratio is nan",
+        "seed is -1",
+        "device is 'tpu'",
+        "threads is -1",
+    ):
         assert name in text
     stage: Stage = replace(short_settings.stages[0], learning_rate=0.0)
     with pytest.raises(ConfigError, match=r"learning rate of stage largest is 0\.0"):
