@@ -26,7 +26,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         StorageError: the disk is full, read-only, or the folder cannot be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # copies, because safetensors refuses tensors that share memory
+    layout = torch.contiguous_format
+    plain = {name: tensor.detach().cpu().clone(memory_format=layout) for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, metadata=dict(metadata or {}))

@@ -83,6 +83,8 @@ def split_epochs(total: int) -> dict[str, int]:
             "largest=10,kernel=2"
         )
     epochs = {name: max(1, int(total * share)) for name, share in SMALL_IMAGE_SHARES.items()}
+    while sum(epochs.values()) > total:  # few epochs: the stages' least lengths are more than their shares
+        epochs[max(epochs, key=epochs.__getitem__)] -= 1
     epochs["width2"] += total - sum(epochs.values())
     return epochs
 

@@ -218,6 +218,8 @@ def train(path: Path, data: ImageData, display: Display | None = None) -> RunFol
         )
     if not run.complete:
         settings = TrainingSettings.from_dict(run.manifest["settings"])
+        for half_written in path.glob(".*.tmp"):  # by a process that was killed
+            half_written.unlink()
         threads = torch.get_num_threads()
         try:
             if settings.threads:
