@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.output import Json, millions, percent, print_json
+from service.commands.output import Json, Threads, millions, percent, print_json, use_threads
 from supernet.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def extract(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     subnet: Annotated[str, typer.Option(help="largest, smallest, or a JSON file with a subnet's config.")],
     out: Annotated[Path, typer.Option(help="Folder to write the subnet to.")],
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Cut a subnet out, calibrate its batch norms, measure it on the held-out images, and write it to a folder."""
@@ -27,6 +28,7 @@ def extract(
     from supernet.runs import RunFolder
     from supernet.subnet_file import save_subnet
 
+    use_threads(threads)
     folder = RunFolder(run)
     config = _read_config(subnet, folder.space)
     measured = measure_subnet(folder.load_supernet(), config, folder.images())
@@ -65,6 +67,7 @@ def evaluate(
     data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
     part: Annotated[str, typer.Option(help="test, or holdout (which the search has used).")] = "test",
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Measure a stored subnet: accuracy on images, MACs and parameters counted on the real modules, latency here."""
@@ -77,6 +80,7 @@ def evaluate(
 
     if part not in ("test", "holdout"):
         raise ConfigError(one_of("part of the data", part, ["test", "holdout"]))
+    use_threads(threads)
     subnet = load_subnet(path)
     images = load_data(data, root=data_root, download=download, size=largest_resolution(subnet.space))
     if len(images.class_names) != subnet.space.num_classes:

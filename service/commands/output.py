@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
+Threads = Annotated[
+    int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes. Small networks gain little.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+def use_threads(number: int) -> None:
+    """Set torch's threads for the rest of the process; 0: leave its own choice. Results can differ in the last bit."""
+    import torch
+
+    if number:
+        torch.set_num_threads(number)
 
 
 def print_json(value: Any) -> None:

@@ -7,29 +7,24 @@ from typing import Annotated
 
 import typer
 
-from service.commands.output import Json, print_json, print_table, progress_bar
+from service.commands.output import Json, Threads, print_json, print_table, progress_bar, use_threads
 
 
 def predictor(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     count: Annotated[int, typer.Option(help="Subnets to measure; those measured before count.")] = 200,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which random subnets, and the fit.")] = 0,
-    threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes. Small networks gain little.")
-    ] = 1,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Evaluate calibrated random subnets on the run's held-out images, and fit an accuracy predictor."""
-    import torch
-
     from search import Evaluation, collect_evaluations, compare_predictors
     from search.predictors.compare import require_enough
     from supernet.arch import SubnetConfig
     from supernet.evaluation import measure_subnet
     from supernet.runs import RunFolder
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     require_enough(count)
     folder = RunFolder(run)
     net, pack = folder.load_supernet(), folder.images()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.output import Json, percent, print_json
+from service.commands.output import Json, Threads, percent, print_json
 from supernet.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 3e-5,
     calibration_images: Annotated[int, typer.Option(help="Training images kept for batch norm calibration.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
-    threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes. Small networks gain little.")
-    ] = 1,
+    threads: Threads = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     as_json: Json = False,
 ) -> None:
