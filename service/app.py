@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from service.api import (
+    API,
     devices,
     jobs,
     latency_tables,
@@ -19,15 +20,14 @@ from service.api import (
     supernets,
 )
 from service.api.guards import Guards
-from service.api.schemas import API
 from service.context import Context
+from service.folder import DataFolder
 from service.jobs import EmbeddedJobEngine
 from service.searches import Searches
 from service.settings import Settings
 from service.storage.artifacts import LocalArtifacts
 from service.storage.database import Database
 from service.web import page
-from supernet.errors import writing
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         ConfigError: the address may not be served.
-        StorageError: the data folder or the database cannot be written.
+        StorageError: the data folder cannot be written.
     """
     settings.check_address()
     context = create_context(settings)
@@ -63,25 +63,22 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def create_context(settings: Settings) -> Context:
-    """Open the stores, bring the database's schema up to date, make the job engine (not started)."""
-    with writing(settings.data_dir):
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    """The service's parts, not started: only `Context.start` holds the data folder and touches the database."""
+    folder = DataFolder(settings.data_dir, settings.cache_dir)
     database = Database(settings.database_url)
-    database.migrate()
     artifacts = LocalArtifacts(settings.artifact_dir)
     searches = Searches(database, artifacts, settings.cache_dir)
-    return Context(settings, database, artifacts, EmbeddedJobEngine(settings, database), searches)
+    return Context(settings, folder, database, artifacts, EmbeddedJobEngine(settings, database), searches)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    context.engine.start()
+    context.start()
     try:
         yield
     finally:
-        await run_in_threadpool(context.engine.stop)
-        context.database.close()
+        await run_in_threadpool(context.stop)
 
 
 def _body_limit(settings: Settings) -> Callable[[str], int]:

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.folder import DataFolder
 from service.jobs import JobEngine
 from service.settings import Settings
 from service.storage.artifacts import ArtifactStore
@@ -21,6 +22,7 @@ class Context:
 
     Attributes:
         settings: of the service.
+        folder: the data folder.
         database: rows.
         artifacts: files.
         engine: jobs.
@@ -29,8 +31,32 @@ class Context:
     """
 
     settings: Settings
+    folder: DataFolder
     database: Database
     artifacts: ArtifactStore
     engine: JobEngine
     searches: Searches
     registering: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        """Hold the data folder, then bring the database's schema up to date and run jobs. Once started: nothing.
+
+        Raises:
+            RunBusyError: another service is at work on the same data.
+            StorageError: the data folder or the database cannot be written.
+        """
+        if self.folder.held:
+            return
+        self.folder.hold()
+        try:
+            self.database.migrate()
+            self.engine.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop running jobs and let go of the data folder."""
+        self.engine.stop()
+        self.database.close()
+        self.folder.release()

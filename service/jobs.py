@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import queue
@@ -13,8 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session
@@ -23,21 +21,23 @@ from service.domain import Job, JobState
 from service.settings import Settings
 from service.storage import jobs as rows
 from service.storage.database import Database
-from supernet.errors import OnceForAllError, RunBusyError, writing
 
 MAX_ATTEMPTS = 3
 _log = structlog.get_logger(__name__)
 
 
 class JobEngine(ABC):
-    """Runs jobs. Every job's state is in the `jobs` table, which is what users see."""
+    """Runs jobs. Every job's state is in the `jobs` table, which is what users see.
+
+    One engine at a time works on a database; `Context.start` sees to that.
+    """
 
     @abstractmethod
     def start(self) -> None:
         """Begin to run jobs; those that an ended service left unfinished run again.
 
         Raises:
-            RunBusyError: another service is at work on the same data.
+            StorageError: the database cannot be written.
         """
 
     @abstractmethod
@@ -66,6 +66,10 @@ class EmbeddedJobEngine(JobEngine):
     A child process imports torch once (2 s) and then serves one job after another. It is killed on cancel and on
     timeout, and ends by itself when this process dies, because its standard input then ends.
 
+    `_children` holds every job that a thread of this engine follows. A job that is marked as running and is not among
+    them has been lost (the database refused while it was followed, or the service died), and runs again. A job that is
+    among them is not claimed, even where it waits: it was cancelled and submitted again, and its first run still ends.
+
     Args:
         settings: of the service.
         database: where the jobs are.
@@ -77,15 +81,15 @@ class EmbeddedJobEngine(JobEngine):
         self._threads: list[threading.Thread] = []
         self._wake = threading.Condition()
         self._stopping = False
+        self._claiming = threading.Lock()
         self._children: dict[str, Child] = {}
-        self._lock: IO[str] | None = None
 
     def start(self) -> None:
         """See `JobEngine.start`. Nothing happens when it is started already."""
-        if self._lock is not None:
+        if self._threads:
             return
-        self._lock = _lock_folder(self._settings.data_dir)
-        self._recover()
+        with self._database.session() as session:
+            self._recover(session, "the service ended while the job ran")
         self._stopping = False
         for number in range(self._settings.job_workers):
             thread = threading.Thread(target=self._work, name=f"jobs-{number}", daemon=True)
@@ -102,9 +106,6 @@ class EmbeddedJobEngine(JobEngine):
         for thread in self._threads:
             thread.join(timeout=10)
         self._threads.clear()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
     def submit(self, session: Session, kind: str, job_id: str, payload: Mapping[str, Any]) -> None:
         """See `JobEngine.submit`."""
@@ -124,10 +125,10 @@ class EmbeddedJobEngine(JobEngine):
             if child is not None:
                 child.kill()
 
-    def _recover(self) -> None:
-        with self._database.session() as session:
-            for job in rows.running(session):
-                self._try_again(session, job, "the service ended while the job ran")
+    def _recover(self, session: Session, reason: str) -> None:
+        for job in rows.running(session):
+            if job.id not in self._children:
+                self._try_again(session, job, reason)
 
     def _try_again(self, session: Session, job: Job, reason: str) -> None:
         if job.attempts < MAX_ATTEMPTS:
@@ -139,48 +140,55 @@ class EmbeddedJobEngine(JobEngine):
             rows.fail(session, job.id, {"kind": "crash", "message": message})
 
     def _work(self) -> None:
-        child = Child(self._settings)
+        child: Child | None = None
         try:
             while not self._stopping:
                 try:
-                    with self._database.session() as session:
-                        job = rows.claim(session)
+                    if child is None or not child.alive:  # before the claim, so that it is warm when a job comes
+                        child = self._renew(child)
+                    job = self._claim(child)
                     if job is not None:
-                        child = self._live(child)
                         self._run(job, child)
-                        child = self._live(child)  # now, so that it is warm when the next job comes
                         continue
-                except OnceForAllError as error:  # a full disk must not end the thread
-                    _log.error("job_engine_error", error=str(error))
-                    time.sleep(1)
+                except Exception as error:  # a full disk, memory or process table must not end the thread
+                    _log.error("job_engine_error", exc_info=error)
                 with self._wake:
                     if not self._stopping:
                         self._wake.wait(timeout=1)  # a timeout, because a wake-up before the wait is lost
         finally:
-            child.kill()
+            if child is not None:
+                child.kill()
 
-    def _live(self, child: Child) -> Child:
-        if child.alive or self._stopping:
-            return child
-        child.kill()
+    def _renew(self, child: Child | None) -> Child:
+        if child is not None:
+            child.kill()  # it is dead; this closes its pipes
         return Child(self._settings)
 
+    def _claim(self, child: Child) -> Job | None:
+        """The next job, already among `_children`. One thread at a time: what runs and what is followed must agree."""
+        with self._claiming:
+            with self._wake:
+                followed = list(self._children)
+            with self._database.session() as session:
+                self._recover(session, "the service lost sight of it; see its log")
+                job = rows.claim(session, besides=followed)
+            if job is not None:
+                with self._wake:
+                    self._children[job.id] = child
+                    if self._stopping:
+                        child.kill()
+            return job
+
     def _run(self, job: Job, child: Child) -> None:
-        """Run one job to its end."""
-        with self._wake:
-            if self._stopping:
-                child.kill()
-            self._children[job.id] = child
+        """Run one claimed job to its end."""
         try:
             with self._database.session() as session:
                 current = rows.get(session, job.id)
             if current is not None and current.state is JobState.RUNNING:  # not cancelled before the child was known
                 self._follow(job, child)
-        except OnceForAllError as error:  # the database refuses: nobody can tell what the child does now
-            child.kill()
-            _log.error("job_not_followed", job=job.id, error=str(error))
-            with self._database.session() as session:
-                self._try_again(session, job, str(error))
+        except Exception:
+            child.kill()  # nobody can tell what it does now; the job is still marked as running, and is recovered
+            raise
         finally:
             with self._wake:
                 del self._children[job.id]
@@ -205,7 +213,7 @@ class EmbeddedJobEngine(JobEngine):
                         message = f"job {job.id[:12]} took more than {seconds:g} s; raise ONCEFORALL_JOB_TIMEOUT_S"
                         rows.fail(session, job.id, {"kind": "timeout", "message": message})
                     case _ if self._stopping:
-                        pass  # it stays "running" and is recovered at the next start
+                        rows.put_back(session, job.id)  # a restart is no fault of the job's
                     case _:
                         # A cancelled job is not "running" any more, so neither branch touches it.
                         self._try_again(session, job, f"its process ended with status {child.kill()}")
@@ -222,6 +230,7 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
             env=child_environment(settings.job_threads),
+            start_new_session=True,  # Ctrl-C in the service's terminal is the service's; it would count as a crash here
         )
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -274,17 +283,3 @@ def child_environment(threads: int) -> dict[str, str]:
     """Variables of a child process: the parent's modules, and a cap on threads before torch makes any."""
     paths = os.pathsep.join(filter(None, sys.path))
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-
-
-def _lock_folder(folder: Path) -> IO[str]:
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "service.lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise RunBusyError(
-            f"another service is at work in {str(folder)!r}; stop it, or choose another folder with --data-dir"
-        ) from None
-    return file

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -30,7 +28,7 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
         RunBusyError: another service is at work in the same data folder.
         StorageError: the data folder cannot be written.
     """
-    server, listener, url = _prepare(settings)
+    server, listener, url = prepare(settings)
     server.on_ready = on_ready or (lambda _url: None)
     server.url = url
     try:
@@ -38,54 +36,50 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
             server.run(sockets=[listener])
     finally:
         listener.close()
-        server.context.engine.stop()
+        server.context.stop()
 
 
-@contextmanager
-def serving(settings: Settings) -> Iterator[str]:
-    """Serve in a thread for the length of a `with` block; yields the URL.
+class Server(uvicorn.Server):
+    """uvicorn with a call when it is ready.
 
-    Raises:
-        ConfigError, RunBusyError, StorageError: as `run`.
+    Attributes:
+        on_ready: called once with the URL, when requests are answered.
+        url: of the service.
+        context: of the service; stop it when the server has ended.
     """
-    server, listener, url = _prepare(settings)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
-    thread.start()
-    try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        yield url
-    finally:
-        server.should_exit = True
-        thread.join(timeout=_GRACE_S + 15)
-        listener.close()
-        server.context.engine.stop()
 
-
-class _Server(uvicorn.Server):
     on_ready: Callable[[str], None] = staticmethod(lambda _url: None)
     url = ""
     context: Context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer requests."""
         await super().startup(sockets=sockets)
         if self.started:
             self.on_ready(self.url)
 
 
-def _prepare(settings: Settings) -> tuple[_Server, socket.socket, str]:
+def prepare(settings: Settings) -> tuple[Server, socket.socket, str]:
+    """A server that has its data folder, its running jobs and its address, and answers nothing yet.
+
+    Returns:
+        The server, the socket to run it on (close it afterwards), and the URL.
+
+    Raises:
+        ConfigError, RunBusyError, StorageError: as `run`.
+    """
     settings.check_address()
     listener = _listen(settings)
     try:
         app = create_app(settings)
         context: Context = app.state.context
-        context.engine.start()  # here already, so that a busy data folder is an error of the caller's
+        context.start()  # here already, so that a busy data folder is an error of the caller's
     except BaseException:
         listener.close()
         raise
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=_GRACE_S, server_header=False)
-    server = _Server(config)
+    server = Server(config)
     server.context = context
     return server, listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -1,1 +1,4 @@
 """The HTTP interface: one noun a module."""
+
+API = "/api/v1"
+"""Where it begins."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -49,13 +49,12 @@ def count_active(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state.in_(ACTIVE))) or 0
 
 
-def claim(session: Session) -> Job | None:
-    """Take the oldest waiting job and mark it as running; None when nothing waits."""
-    row = session.scalar(
-        select(JobRow).where(JobRow.state == JobState.QUEUED).order_by(JobRow.created_at, JobRow.id).limit(1)
-    )
+def claim(session: Session, *, besides: Collection[str] = ()) -> Job | None:
+    """Take the oldest waiting job that is not among `besides` and mark it as running; None when no such job waits."""
+    waiting = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.id.not_in(besides))
+    row = session.scalar(waiting.order_by(JobRow.created_at, JobRow.id).limit(1))
     if row is None or not _move(
-        session, row.id, (JobState.QUEUED,), state=JobState.RUNNING, stage="starting", attempts=row.attempts + 1
+        session, row.id, (JobState.QUEUED,), state=JobState.RUNNING, stage="starting", attempts=JobRow.attempts + 1
     ):
         return None
     session.refresh(row)
@@ -87,6 +86,12 @@ def cancel(session: Session, job_id: str) -> None:
 def requeue(session: Session, job_id: str) -> None:
     """Put a running job whose process died back into the queue."""
     _move(session, job_id, (JobState.RUNNING,), state=JobState.QUEUED, stage="queued again", fraction=0.0)
+
+
+def put_back(session: Session, job_id: str) -> None:
+    """Put a running job back into the queue as if it had not been claimed: this attempt does not count."""
+    attempts = JobRow.attempts - 1
+    _move(session, job_id, (JobState.RUNNING,), state=JobState.QUEUED, stage="queued", fraction=0.0, attempts=attempts)
 
 
 def running(session: Session) -> list[Job]:

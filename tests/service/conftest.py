@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import torch
 from latency_tables import LatencyTable, Provenance, Row, macs
 from search import fit_predictor
 from service.client import Client
-from service.server import serving
+from service.server import prepare
 from service.settings import Settings
 from supernet import Supernet, get_space
 from supernet.files import sha256_file, write_json
@@ -38,8 +41,7 @@ def make_run(folder: Path, seed: int = 0) -> Path:
             "num_classes": 10,
             "class_names": [f"class {number}" for number in range(10)],
             "data": {"name": "noise", "digest": "0" * 64, "size": 32, "mean": [0.5] * 3, "std": [0.25] * 3},
-            "recipe": "none",
-            "seed": seed,
+            "settings": {"stages": [], "seed": seed},
             "status": "complete",
             "weights": {"file": "supernet.safetensors", "sha256": sha256_file(folder / "supernet.safetensors")},
             "images": {"file": "images.safetensors", "sha256": sha256_file(folder / "images.safetensors")},
@@ -60,6 +62,23 @@ def make_table(device: str = "bench", *, scale: float = 1.0, drop: int = 0) -> L
         {"cpu": "none"}, "formula", {"formula": "1"}, "fp32", "channels_last", 1, 1, date(2024, 1, 2).isoformat(), 9, 1
     )
     return LatencyTable(device, SPACE.name, 10, kept, provenance)
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """A service in a thread for the length of a `with` block; yields its URL."""
+    server, listener, url = prepare(settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
+        server.context.stop()
 
 
 @pytest.fixture(scope="session")

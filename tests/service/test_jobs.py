@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import small_settings
+from conftest import serving, small_settings
 
 from service.client import Client, ServiceError
 from service.domain import JobState
+from service.folder import DataFolder
 from service.jobs import MAX_ATTEMPTS, EmbeddedJobEngine
-from service.server import serving
+from service.server import run
 from service.storage import jobs as rows
 from service.storage.database import Database
-from supernet.errors import RunBusyError
+from supernet.errors import RunBusyError, StorageError
 
 SERVE = """
 import json, sys
@@ -123,6 +124,7 @@ def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path:
         wait_until(client, first, stage="searching")
         workers = set(children_of(os.getpid())) - before
         assert len(workers) == 1
+        assert os.getsid(min(workers)) != os.getsid(0)  # so that Ctrl-C in the service's terminal is not its end
         os.kill(workers.pop(), signal.SIGKILL)
         for _ in range(200):
             if client.job(first)["attempts"] == 2:
@@ -213,14 +215,31 @@ def test_a_job_that_ended_its_service_three_times_is_given_up(tmp_path: Path, da
     )
 
 
-def test_two_services_cannot_share_a_data_folder(tmp_path: Path, database: Database) -> None:
+def test_two_services_cannot_share_a_data_folder_and_the_second_touches_nothing_in_it(tmp_path: Path) -> None:
     settings = small_settings(tmp_path / "data")
-    first, second = EmbeddedJobEngine(settings, database), EmbeddedJobEngine(settings, database)
-    first.start()
-    try:
-        with pytest.raises(RunBusyError, match=r"another service is at work in '.*'; stop it"):
-            second.start()
-    finally:
-        first.stop()
-    second.start()
-    second.stop()
+    leftovers = [settings.cache_dir / name for name in ("upload-x", "run-y", "subnet-z")]
+    kept = settings.cache_dir / ("0" * 64)
+    first, second = (DataFolder(settings.data_dir, settings.cache_dir) for _ in range(2))
+    first.hold()
+    for folder in (*leftovers, kept):
+        (folder / "predictor").mkdir(parents=True)
+        (folder / "predictor" / "file").write_text("")
+    with pytest.raises(RunBusyError, match=r"another service is at work in '.*'; stop it"):
+        run(settings)
+    assert not (settings.data_dir / "service.sqlite").exists()
+    assert all(folder.exists() for folder in leftovers)
+    first.release()
+    second.hold()
+    assert list(settings.cache_dir.iterdir()) == [kept]
+    second.release()
+
+
+def test_a_service_that_cannot_start_lets_go_of_its_folder(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    (tmp_path / "service.sqlite").write_bytes(b"no database " * 1000)
+    for _ in range(2):
+        with pytest.raises(
+            StorageError,
+            match=r"^cannot prepare the database '.*service\.sqlite': file is not a database; restore it from a copy",
+        ):
+            run(settings)
