@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from latency_tables import Budget, Provenance, macs, measure_module_ms, params, this_machine
 from latency_tables.counter import counted_macs
 from search import Candidate
 from service import tables
+from service.cards import count_params, describe, measured_part
 from service.domain import Latency, SubnetRecord, SubnetRequest, SupernetRecord, digest_of, utc_now
 from service.errors import NotFoundError
+from service.folder import temporary_folder
 from service.requests import MAKE_SUBNET
 from service.searches import Searches
 from service.settings import Settings
@@ -42,6 +42,7 @@ class Workshop:
 
     def __init__(self, settings: Settings) -> None:
         torch.set_num_threads(settings.job_threads)
+        self._settings = settings
         self._database = Database(settings.database_url)
         self._artifacts = LocalArtifacts(settings.artifact_dir)
         self._searches = Searches(self._database, self._artifacts, settings.cache_dir)
@@ -77,15 +78,11 @@ class Workshop:
         progress("verifying", 0.8)
         latencies = self._latencies(request, candidate, measured.subnet)
         card = _card(record, request, candidate, measured, latencies)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
+        with temporary_folder(self._settings.cache_dir, "subnet") as folder:
             save_subnet(folder, measured.subnet, card, normalisation=run.normalisation, class_names=run.class_names)
             _verify(folder, measured.subnet, candidate)
             progress("storing", 0.95)
-            files = {}
-            for format, name in _FILES.items():
-                with (folder / name).open("rb") as file:
-                    files[format] = self._artifacts.put(file, name=name)
+            files = {format: self._artifacts.put_file(folder / name, name=name) for format, name in _FILES.items()}
         finished = SubnetRecord(
             id=digest_of({"request": request.id, "config": candidate.config.digest}),
             request_id=request.id,
@@ -140,11 +137,6 @@ def _measured_here(provenance: Provenance) -> bool:
     )
 
 
-def count_params(module: nn.Module) -> int:
-    """Trainable numbers of the module."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def _card(
     record: SupernetRecord,
     request: SubnetRequest,
@@ -152,23 +144,18 @@ def _card(
     measured: MeasuredSubnet,
     latencies: Mapping[str, Latency],
 ) -> dict[str, Any]:
-    manifest, spec = record.manifest, request.spec
+    spec = request.spec
+    common = describe(candidate.config, record.manifest)
     counts = {name: value for name, value in candidate.costs.items() if "@" not in name}
     return {
-        "format": 1,
+        **common,
         "request": request.id,
-        "config": candidate.config.to_dict(),
-        "config_digest": candidate.config.digest,
-        "space": record.space,
-        "num_classes": record.num_classes,
         "budget": [dict(limit) for limit in spec.budget],
         "seed": spec.seed,
         "search": {"population": spec.population, "generations": spec.generations, "scored": candidate.scored},
         "digests": {
+            **common["digests"],
             "supernet": record.id,
-            "weights": manifest["weights"]["sha256"],
-            "images": manifest["images"]["sha256"],
-            "data": manifest["data"].get("digest"),
             "predictor": record.predictor_digest,
             "tables": dict(spec.tables),
         },
@@ -178,14 +165,7 @@ def _card(
             "latency_ms": {device: latency.predicted_ms for device, latency in latencies.items()},
         },
         "measured": {
-            "accuracy": measured.accuracy,
-            "accuracy_before_calibration": measured.accuracy_before_calibration,
-            "correct": measured.correct,
-            "total": measured.total,
-            "images": "holdout",
-            "standard_error": measured.standard_error,
-            "macs": counted_macs(measured.subnet, candidate.config.resolution),
-            "params": count_params(measured.subnet),
+            **measured_part(measured),
             "latency_ms": {
                 device: latency.measured_ms for device, latency in latencies.items() if latency.measured_ms is not None
             },

@@ -145,6 +145,6 @@ def infeasible(error: NoSubnetError) -> InfeasibleError:
 def _no_table(record: SupernetRecord, device: str, missing: str) -> str:
     return (
         f"no complete latency table of {device!r} for space {record.space!r} with {record.num_classes} classes:"
-        f" {missing}; measure one with: onceforall profile {record.space} --device {device}, and POST it to"
+        f" {missing}; measure one with: onceforall profile RUN_FOLDER --device {device} --out FILE, and POST it to"
         f" /api/v1/devices/{device}/latency-tables"
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from latency_tables.budget import NAME_PATTERN
 from service.context import Context
-from service.domain import NAME_PATTERN, StoredFile, SupernetRecord, canonical_json, digest_of, utc_now
+from service.domain import SupernetRecord, canonical_json, digest_of, utc_now
 from service.errors import ConflictError, Fault, FaultsError, NotFoundError
+from service.folder import temporary_folder
 from service.storage import subnets, supernets
 from service.storage.artifacts import CHUNK, ArtifactStore
 from service.tensorfile import check_tensor_file
@@ -51,10 +52,7 @@ def register(context: Context, name: str, files: Mapping[str, BinaryIO]) -> tupl
     """
     _check_upload(name, files)
     cache = context.settings.cache_dir
-    with writing(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix="upload-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder(cache, "upload") as folder:
         for part, path in PARTS.items():
             _save(files[part], folder / path)
         manifest, predictor = check_run(folder)
@@ -65,7 +63,7 @@ def register(context: Context, name: str, files: Mapping[str, BinaryIO]) -> tupl
             return known, False
         verify_run(folder, memory_bytes=context.settings.job_memory_bytes)
         with context.registering:
-            stored = {path: _store(context.artifacts, folder / path) for path in PARTS.values()}
+            stored = {path: context.artifacts.put_file(folder / path, name=Path(path).name) for path in PARTS.values()}
             record = SupernetRecord(
                 supernet_id,
                 name,
@@ -103,8 +101,15 @@ def check_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ConfigError(
                 f"the predictor was made for space {predictor['space']!r}, the supernet has {space.name!r}"
             )
+        weights = manifest["weights"]["sha256"]
+        fitted_for = predictor["details"].get("weights_sha256", weights)
+        if fitted_for != weights:
+            raise ConfigError(
+                f"the predictor was fitted for the weights {str(fitted_for)[:12]}..., the supernet has"
+                f" {str(weights)[:12]}...; fit one with: onceforall predictor RUN_FOLDER"
+            )
         digests = {
-            "weights": manifest["weights"]["sha256"],
+            "weights": weights,
             "images": manifest["images"]["sha256"],
             "predictor_weights": predictor["weights"]["sha256"],
         }
@@ -154,20 +159,15 @@ def materialise(artifacts: ArtifactStore, record: SupernetRecord, cache: Path) -
     target = cache / record.id
     if target.is_dir():
         return target
-    with writing(target):
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=cache, prefix="run-"))
+    with temporary_folder(cache, "run") as temporary, writing(target):
+        for path, file in record.files.items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            artifacts.copy_to(file.sha256, temporary / path)
         try:
-            for path, file in record.files.items():
-                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-                artifacts.copy_to(file.sha256, temporary / path)
-            try:
-                temporary.rename(target)
-            except OSError:
-                if not target.is_dir():  # otherwise another job was faster
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another job was faster
+                raise
     return target
 
 
@@ -216,8 +216,3 @@ def _save(source: BinaryIO, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
             shutil.copyfileobj(source, file, CHUNK)
-
-
-def _store(artifacts: ArtifactStore, path: Path) -> StoredFile:
-    with path.open("rb") as file:
-        return artifacts.put(file, name=path.name)

@@ -57,7 +57,7 @@ def register(context: Context, device_name: str, data: bytes, format: str, *, dr
         num_classes=space.num_classes,
         rows=len(table.rows),
         missing=tuple(coverage.missing),
-        provenance=asdict_plain(table),
+        provenance=asdict(table.provenance),
         content=StoredFile("", "", 0),
         format=format,
         created_at=utc_now(),
@@ -93,17 +93,12 @@ def load(artifacts: ArtifactStore, record: TableRecord) -> LatencyTable:
     return parse_table(artifacts.read(record.content.sha256), record.format)
 
 
-def asdict_plain(table: LatencyTable) -> dict[str, object]:
-    """The table's provenance as plain JSON types."""
-    return {**asdict(table.provenance)}
-
-
 def _check_device(device: Device, table: LatencyTable) -> None:
     if table.device != device.name:
         raise TableError(
             f"the table was measured on {table.device!r}, not on {device.name!r}; upload it to"
             f" /api/v1/devices/{table.device}/latency-tables, or measure one with: onceforall profile"
-            f" --device {device.name}"
+            f" RUN_FOLDER --device {device.name} --out FILE"
         )
     faults = [
         f"{what} is {have}, the device has {want}"

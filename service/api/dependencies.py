@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, Path, Query, Request
 
+from latency_tables.budget import NAME_PATTERN
 from service.api.schemas import PageQuery
 from service.context import Context
-from service.domain import DIGEST_PATTERN, NAME_PATTERN
+from service.domain import DIGEST_PATTERN
 
 
 def context_of(request: Request) -> Context:

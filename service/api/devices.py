@@ -8,8 +8,9 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from service import tables
+from service.api import API
 from service.api.dependencies import JSON_BODY, ContextDep, NamePath, PageDep, media_type
-from service.api.schemas import API, DeviceIn, DeviceOut, PageOut, RegisteredTableOut, TableOut
+from service.api.schemas import DeviceIn, DeviceOut, PageOut, RegisteredTableOut, TableOut
 from service.domain import Device, utc_now
 from service.errors import ConflictError
 from service.storage import devices

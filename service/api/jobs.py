@@ -10,8 +10,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from service.api import API
 from service.api.dependencies import ContextDep, DigestPath
-from service.api.schemas import API, JobOut, PageOut, PageQuery
+from service.api.schemas import JobOut, PageOut, PageQuery
 from service.context import Context
 from service.domain import Job, JobState
 from service.errors import BusyError, NotFoundError

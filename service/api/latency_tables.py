@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service import tables
+from service.api import API
 from service.api.dependencies import JSON_BODY, ContextDep, DigestPath
 from service.api.downloads import file_response
-from service.api.schemas import API, EstimateIn, EstimateOut, EstimatesOut, LayerLatencyOut, TableOut
+from service.api.schemas import EstimateIn, EstimateOut, EstimatesOut, LayerLatencyOut, TableOut
 from service.context import Context
 from service.domain import TableRecord
 from service.errors import Fault, FaultsError, NotFoundError

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from latency_tables.budget import NAME_PATTERN
+from service.api import API
 from service.domain import (
-    NAME_PATTERN,
     Device,
     Job,
     JobState,
@@ -20,7 +21,6 @@ from service.domain import (
 )
 from service.tables import RegisteredTable
 
-API = "/api/v1"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["note10"])]
 Item = TypeVar("Item")
 
@@ -125,7 +125,7 @@ class PageOut(BaseModel, Generic[Item]):
 
 
 class SupernetOut(BaseModel):
-    """A registered supernet."""
+    """A registered supernet. `recipe` is how it was trained: the settings of its run."""
 
     id: str
     name: str
@@ -150,7 +150,7 @@ class SupernetOut(BaseModel):
             num_classes=record.num_classes,
             class_names=[str(name) for name in manifest.get("class_names", [])],
             data=dict(manifest.get("data", {})),
-            recipe=manifest.get("recipe"),
+            recipe=manifest.get("settings"),
             weights_sha256=manifest["weights"]["sha256"],
             predictor_sha256=record.predictor_digest,
             size_bytes=sum(file.size_bytes for file in record.files.values()),

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Response
 
 from latency_tables import Budget
 from service import requests
+from service.api import API
 from service.api.dependencies import JSON_BODY, ContextDep, DigestPath
-from service.api.schemas import API, SubnetRequestIn, SubnetRequestOut
+from service.api.schemas import SubnetRequestIn, SubnetRequestOut
 from service.errors import Fault, FaultsError
 from supernet.errors import ConfigError
 

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
+from service.api import API
 from service.api.dependencies import ContextDep, DigestPath
 from service.api.downloads import file_response
-from service.api.schemas import API, PageOut, SubnetOut, SubnetQuery
+from service.api.schemas import PageOut, SubnetOut, SubnetQuery
 from service.context import Context
 from service.domain import SubnetRecord
 from service.errors import NotFoundError

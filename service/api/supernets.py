@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -9,12 +10,14 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from service import runs
+from service.api import API
 from service.api.dependencies import ContextDep, PageDep, context_of, media_type
-from service.api.schemas import API, DimensionOut, PageOut, SpaceOut, SupernetOut
+from service.api.schemas import DimensionOut, PageOut, SpaceOut, SupernetOut
 from service.context import Context
 from service.domain import SupernetRecord
 from service.errors import Fault, FaultsError, NotFoundError
 from service.storage import supernets
+from supernet.errors import writing
 from supernet.spaces import get_space
 
 router = APIRouter(prefix="/supernets", tags=["supernets"])
@@ -47,7 +50,9 @@ async def register(request: Request, response: Response) -> SupernetOut:
     if media_type(request) != "multipart/form-data":
         raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: multipart/form-data")
     context = context_of(request)
-    async with request.form(max_files=len(runs.PARTS), max_fields=1, max_part_size=1024) as form:
+    with writing(tempfile.gettempdir()):  # where great parts wait until the whole body is here
+        form = await request.form(max_files=len(runs.PARTS), max_fields=1, max_part_size=1024)
+    try:
         parts = {key: value for key, value in form.items() if isinstance(value, UploadFile)}
         known = {"name", *runs.PARTS}
         strange = [key for key, value in form.multi_items() if key not in known or (key == "name") == (key in parts)]
@@ -58,6 +63,8 @@ async def register(request: Request, response: Response) -> SupernetOut:
             )
         files = {key: value.file for key, value in parts.items()}
         record, new = await run_in_threadpool(runs.register, context, str(form.get("name", "")), files)
+    finally:
+        await form.close()
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"{API}/supernets/{record.id}"
     return SupernetOut.of(record)

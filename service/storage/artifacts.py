@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -15,6 +13,7 @@ from obstore.store import LocalStore
 
 from service.domain import StoredFile, is_digest
 from supernet.errors import CheckpointError, StorageError, writing
+from supernet.files import sha256_file
 
 CHUNK = 1 << 20
 
@@ -23,12 +22,16 @@ class ArtifactStore(ABC):
     """Files by the SHA-256 of their content. Keys are made from digests only, never from anything a user wrote."""
 
     @abstractmethod
-    def put(self, file: BinaryIO, *, name: str) -> StoredFile:
-        """Store the rest of `file`; storing the same content twice is one file.
+    def put_file(self, path: Path, *, name: str) -> StoredFile:
+        """Store the content of a file that nobody writes any more; storing the same content twice is one file.
 
         Raises:
             StorageError: the disk is full or the store cannot be written.
         """
+
+    @abstractmethod
+    def put_bytes(self, data: bytes, *, name: str) -> StoredFile:
+        """`put_file` for content that is in memory."""
 
     @abstractmethod
     def chunks(self, sha256: str, *, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -41,12 +44,6 @@ class ArtifactStore(ABC):
     @abstractmethod
     def delete(self, sha256: str) -> None:
         """Remove a file; nothing happens when it is not there."""
-
-    def put_bytes(self, data: bytes, *, name: str) -> StoredFile:
-        """`put` for content that is in memory."""
-        import io
-
-        return self.put(io.BytesIO(data), name=name)
 
     def read(self, sha256: str) -> bytes:
         """The whole content."""
@@ -83,26 +80,13 @@ class LocalArtifacts(ArtifactStore):
             folder.mkdir(parents=True, exist_ok=True)
         self._store = LocalStore(folder)
 
-    def put(self, file: BinaryIO, *, name: str) -> StoredFile:
-        """See `ArtifactStore.put`. The content passes through a temporary file, because its key is known last."""
-        hasher, size = hashlib.sha256(), 0
-        with tempfile.TemporaryFile() as copy:
-            with writing(name):
-                while chunk := file.read(CHUNK):
-                    hasher.update(chunk)
-                    size += len(chunk)
-                    copy.write(chunk)
-                copy.seek(0)
-            sha256 = hasher.hexdigest()
-            try:
-                obstore.put(self._store, _key(sha256), copy, mode="create")
-            except AlreadyExistsError:
-                pass
-            except (BaseError, OSError) as error:
-                raise StorageError(
-                    f"cannot store {name!r} ({size} bytes): {_first_line(error)}; free some space, then try again"
-                ) from error
-        return StoredFile(name, sha256, size)
+    def put_file(self, path: Path, *, name: str) -> StoredFile:
+        """See `ArtifactStore.put_file`."""
+        return self._put(path, StoredFile(name, sha256_file(path), path.stat().st_size))
+
+    def put_bytes(self, data: bytes, *, name: str) -> StoredFile:
+        """See `ArtifactStore.put_bytes`."""
+        return self._put(data, StoredFile(name, hashlib.sha256(data).hexdigest(), len(data)))
 
     def chunks(self, sha256: str, *, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """See `ArtifactStore.chunks`."""
@@ -127,6 +111,18 @@ class LocalArtifacts(ArtifactStore):
             pass
         except (BaseError, OSError) as error:
             raise StorageError(f"cannot delete the stored file {sha256}: {_first_line(error)}; try again") from error
+
+    def _put(self, content: Path | bytes, file: StoredFile) -> StoredFile:
+        try:
+            obstore.put(self._store, _key(file.sha256), content, mode="create")
+        except AlreadyExistsError:
+            pass
+        except (BaseError, OSError) as error:
+            raise StorageError(
+                f"cannot store {file.name!r} ({file.size_bytes} bytes): {_first_line(error)}; free some space, then"
+                " try again"
+            ) from error
+        return file
 
 
 def _first_line(error: Exception) -> str:

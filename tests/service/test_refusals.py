@@ -237,6 +237,7 @@ def test_a_table_with_missing_rows_is_stored_and_named_but_prices_nothing(http: 
     without = problem_of(http.post("/subnet-requests", json=body), 422)["faults"][0]
     assert "no complete latency table of 'holes'" in without["message"]
     assert "it has none" in without["message"]
+    assert "onceforall profile RUN_FOLDER --device holes --out FILE" in without["message"]
     answer = upload(http, make_table("holes", drop=3).render("json"), device="holes")
     assert answer.status_code == 201
     table = answer.json()
@@ -407,6 +408,12 @@ def test_weights_that_do_not_match_their_digest_are_refused(client: Client, copy
         ("manifest.json", {"num_classes": True}, "num_classes is True"),
         ("manifest.json", {"weights": None}, "lacks a field"),
         ("predictor/predictor.json", {"space": "elsewhere"}, "the predictor was made for space 'elsewhere'"),
+        (
+            "predictor/predictor.json",
+            {"details": {"weights_sha256": "a" * 64}},
+            "the predictor was fitted for the weights aaaaaaaaaaaa..., the supernet has",
+        ),
+        ("predictor/predictor.json", {"details": None}, "lacks a field"),
     ],
 )
 def test_a_run_that_does_not_hold_together_is_refused(
