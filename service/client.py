@@ -12,12 +12,12 @@ from typing import Any, Self
 import httpx
 
 from latency_tables import Budget
+from service.api import API
 from service.domain import is_digest
 from service.runs import PARTS
-from supernet.errors import CheckpointError, OnceForAllError, writing
-from supernet.files import sha256_file
+from supernet.errors import CheckpointError, OnceForAllError, TableError
+from supernet.files import atomic_path, sha256_file
 
-API = "/api/v1"
 _FORMATS = {".json": "application/json", ".yaml": "application/yaml", ".yml": "application/yaml"}
 Json = dict[str, Any]
 
@@ -93,16 +93,28 @@ class Client:
         return self._call("POST", "/devices", json={"name": name, **body})
 
     def upload_table(self, device: str, path: str | Path, *, dry_run: bool = False) -> Json:
-        """Upload a latency table (.json, .yaml) as the device's next version; the answer states its coverage."""
+        """Upload a latency table (.json, .yaml) as the device's next version; the answer states its coverage.
+
+        Raises:
+            TableError: the file cannot be read.
+            ServiceError: the service refuses it.
+        """
         path = Path(path)
         media_type = _FORMATS.get(path.suffix.lower())
         if media_type is None:
             raise ServiceError(f"{str(path)!r} is no latency table; allowed endings: {', '.join(_FORMATS)}")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise TableError(
+                f"cannot read latency table {str(path)!r}: {error.strerror}; check the path, or measure one with:"
+                f" onceforall profile RUN_FOLDER --device {device} --out FILE"
+            ) from None
         return self._call(
             "POST",
             f"/devices/{device}/latency-tables",
             params={"dry_run": str(dry_run).lower()},
-            content=path.read_bytes(),
+            content=content,
             headers={"Content-Type": media_type},
         )
 
@@ -186,10 +198,10 @@ class Client:
             cursor = {"cursor": page["next_cursor"]}
 
     def download(self, subnet_id: str, folder: str | Path) -> list[Path]:
-        """Write a subnet's three files into `folder`, each checked against its digest.
+        """Write a subnet's three files into `folder`, each whole and checked against its digest, or not at all.
 
         Raises:
-            ServiceError: no such subnet.
+            ServiceError: no such subnet, or the connection broke.
             CheckpointError: a file was altered on its way.
             StorageError: the folder cannot be written.
         """
@@ -198,12 +210,10 @@ class Client:
         paths = []
         for file in self._call("GET", f"/subnets/{subnet_id}")["files"]:
             path = Path(folder) / Path(file["name"]).name
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._fetch(file["url"], path)
-            if sha256_file(path) != file["sha256"]:
-                path.unlink()
-                raise CheckpointError(f"{str(path)!r} was altered on its way; download it again")
+            with atomic_path(path) as temporary:
+                self._fetch(file["url"], temporary)
+                if sha256_file(temporary) != file["sha256"]:
+                    raise CheckpointError(f"{str(path)!r} was altered on its way; download it again")
             paths.append(path)
         return paths
 

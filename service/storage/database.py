@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from supernet.errors import StorageError
@@ -37,22 +38,22 @@ class Database:
         """A session in one transaction: committed at the end, rolled back on an error.
 
         Raises:
-            StorageError: the database cannot be read or written (disk full, locked for 30 s, damaged).
+            StorageError: the database cannot be read or written (disk full, locked for 30 s, damaged, too many
+                sessions at a time).
         """
         try:
             with self._sessions.begin() as session:
                 yield session
-        except OperationalError as error:
-            raise StorageError(
-                f"the database {self._where!r} refused: {str(error.orig).splitlines()[0]}; free some space or end the"
-                " program that holds it, then try again"
-            ) from error
+        except IntegrityError:  # a fault of the statement, not of the database
+            raise
+        except (DatabaseError, PoolTimeoutError) as error:
+            raise self._refusal("the database {} refused", error) from error
 
     def migrate(self) -> None:
         """Bring the schema to this version's. Does nothing where it is there already.
 
         Raises:
-            StorageError: the database cannot be written.
+            StorageError: the database cannot be read or written.
         """
         from alembic import command  # 0.4 s, and only the API process migrates
         from alembic.config import Config
@@ -64,11 +65,8 @@ class Database:
             with self.engine.begin() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-        except OperationalError as error:
-            raise StorageError(
-                f"cannot prepare the database {self._where!r}: {str(error.orig).splitlines()[0]}; choose another data"
-                " folder, or free some space"
-            ) from error
+        except DatabaseError as error:
+            raise self._refusal("cannot prepare the database {}", error) from error
 
     def ping(self) -> None:
         """Raise StorageError unless the database answers."""
@@ -79,9 +77,16 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
-    @property
-    def _where(self) -> str:
-        return make_url(self.url).database or self.url
+    def _refusal(self, what: str, error: SQLAlchemyError) -> StorageError:
+        where = make_url(self.url).database or self.url
+        reason = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
+        if isinstance(error, OperationalError):
+            step = "free some space or end the program that holds it, then try again"
+        elif isinstance(error, DBAPIError):
+            step = "restore it from a copy, or choose another data folder"
+        else:
+            step = "send fewer requests at a time, then try again"
+        return StorageError(f"{what.format(repr(where))}: {reason}; {step}")
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

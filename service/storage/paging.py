@@ -65,6 +65,7 @@ def _write(parts: list[Any]) -> str:
 def _read(cursor: str, order: Order) -> tuple[Any, str]:
     try:
         name, value, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        f"{value}{row_id}".encode()  # refuses the lone surrogates that JSON can hold and a database cannot
     except (binascii.Error, ValueError, TypeError, RecursionError):
         name, value, row_id = None, None, None
     number = isinstance(value, int | float) and abs(value) < 2**63

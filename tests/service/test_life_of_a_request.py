@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_the_card_names_everything_that_decided_the_subnet(client: Client) -> No
     assert Budget.from_dict(card["budget"]) == Budget.parse(BUDGET)
     assert card["seed"] == 0
     assert card["measured"]["images"] == "holdout"
+    assert set(card["digests"]) == {"supernet", "weights", "images", "data", "predictor", "tables"}
+    assert set(card["measured"]) == {
+        *("accuracy", "accuracy_before_calibration", "correct", "total", "images", "standard_error"),
+        *("macs", "params", "latency_ms"),
+    }
+    assert set(card) == {
+        *("format", "request", "config", "config_digest", "space", "num_classes", "budget", "seed", "search"),
+        *("digests", "predicted", "measured"),
+    }
 
 
 def test_equal_requests_are_one_request_one_job_and_one_subnet(client: Client, url: str) -> None:
@@ -163,6 +173,10 @@ def test_filters_keep_exactly_the_subnets_that_pass(client: Client) -> None:
     assert list(client.list_subnets(supernet="nobody")) == []
 
 
+def cursor_of(*parts: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -171,6 +185,8 @@ def test_filters_keep_exactly_the_subnets_that_pass(client: Client) -> None:
         ("latency_ms.lte=3", "latency_ms needs a device"),
         ("cursor=abc", "is not one of this list"),
         ("cursor=%ff%00", "is not one of this list"),
+        ("cursor=" + cursor_of("-created_at", "\ud800", "x"), "is not one of this list"),
+        ("cursor=" + cursor_of("-created_at", "x", "\ud800"), "is not one of this list"),
         ("limit=201", "less than or equal to 200"),
         ("macs.lte=nan", "finite number"),
         ("maks.lte=3", "Extra inputs are not permitted"),

@@ -4,25 +4,35 @@ import asyncio
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from conftest import SPACE, small_settings
+from conftest import SPACE, serving, small_settings
 from fastapi import FastAPI
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 
 from latency_tables import profile_space
 from service.api import problems
 from service.api.problems import problem
+from service.api.schemas import SupernetOut
 from service.client import Client, ServiceError
-from service.server import run, serving
+from service.domain import SupernetRecord, utc_now
+from service.server import run
 from service.settings import load_settings
 from service.storage.artifacts import LocalArtifacts
 from service.storage.database import Database
-from service.storage.models import Base
-from supernet.errors import CheckpointError, ConfigError, RunBusyError, StorageError
+from service.storage.models import Base, DeviceRow
+from supernet.errors import CheckpointError, ConfigError, RunBusyError, StorageError, TableError
+from supernet.files import read_json
+from supernet.training.data import ImageData
+from supernet.training.trainer import TrainingSettings, start_run
 
 
 def test_health_readiness_and_version_answer(url: str) -> None:
@@ -109,6 +119,104 @@ def test_equal_content_is_one_artefact_and_altered_content_is_noticed(tmp_path: 
             store.read(key)
 
 
+def test_a_damaged_database_is_a_storage_error_with_the_next_step(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\x55" * (len(data) - 4096))  # the first page says where the tables are
+    with (
+        pytest.raises(StorageError, match=r"the database '.*' refused: .* is malformed; restore it from a copy"),
+        database.session() as session,
+    ):
+        session.scalars(select(DeviceRow)).all()
+    database.close()
+
+
+def test_too_many_sessions_at_a_time_are_a_storage_error_and_a_broken_rule_is_not(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    database.migrate()
+    database.engine.pool._timeout = 0.01  # type: ignore[attr-defined]
+    with ExitStack() as stack:
+        for _ in range(15):  # the pool's five connections and the ten that it may add
+            stack.enter_context(database.session()).execute(text("select 1"))
+        with pytest.raises(StorageError, match=r"QueuePool limit .*; send fewer requests at a time"):
+            database.ping()
+    with pytest.raises(IntegrityError), database.session() as session:
+        session.execute(text("insert into devices (name) values (null)"))
+    database.close()
+
+
+def test_nothing_passes_through_the_systems_temporary_folder_to_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    (tmp_path / "file").write_bytes(b"content")
+    store = LocalArtifacts(tmp_path / "store")
+    assert store.put_file(tmp_path / "file", name="a") == store.put_bytes(b"content", name="a")
+
+
+def test_an_upload_that_the_temporary_folder_cannot_hold_is_a_507(
+    client: Client, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(ServiceError, match=r"cannot write '/nowhere': .*; free some space") as error:
+        client.register_run(run_folder, "noise")
+    assert error.value.status == 507
+
+
+def test_the_recipe_of_a_supernet_is_the_settings_that_its_trainer_wrote(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    start_run(tmp_path, short_settings, few_digits, {"root": None, "size": 32})
+    manifest = read_json(tmp_path / "manifest.json") | {"weights": {"sha256": "0" * 64}}
+    record = SupernetRecord("0" * 64, "x", SPACE.name, 10, manifest, "0" * 64, {}, utc_now())
+    recipe = SupernetOut.of(record).recipe
+    assert recipe["seed"] == 1
+    assert [stage["name"] for stage in recipe["stages"]] == [stage.name for stage in short_settings.stages]
+
+
+def answering(handler: Callable[[httpx.Request], httpx.Response]) -> Client:
+    client = Client("http://test")
+    client._http.close()
+    client._http = httpx.Client(base_url="http://test", transport=httpx.MockTransport(handler))
+    return client
+
+
+class Broken(httpx.SyncByteStream):
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"half"
+        raise httpx.RemoteProtocolError("peer closed connection")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (lambda: httpx.Response(404, json={"detail": "no such file"}), ServiceError, "no such file"),
+        (lambda: httpx.Response(200, stream=Broken()), ServiceError, "peer closed connection"),
+        (lambda: httpx.Response(200, content=b"other"), CheckpointError, "was altered on its way; download it again"),
+    ],
+)
+def test_a_download_that_fails_leaves_what_was_there(
+    tmp_path: Path, answer: Callable[[], httpx.Response], kind: type[Exception], message: str
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/file":
+            return answer()
+        file = {"name": "card.json", "url": "/file", "sha256": "0" * 64}
+        return httpx.Response(200, json={"files": [file]})
+
+    with answering(handler) as client:
+        with pytest.raises(kind, match=message):
+            client.download("a" * 64, tmp_path / "new")
+        assert list((tmp_path / "new").iterdir()) == []
+        (tmp_path / "new" / "card.json").write_text("earlier")
+        with pytest.raises(kind, match=message):
+            client.download("a" * 64, tmp_path / "new")
+        assert [path.read_text() for path in (tmp_path / "new").iterdir()] == ["earlier"]
+
+
 def test_a_subnet_for_this_machine_is_also_timed(client: Client, tmp_path: Path) -> None:
     table = profile_space(SPACE, device="here", repeats=2, warmup=1)
     table.save(tmp_path / "here.yaml")
@@ -129,6 +237,11 @@ def test_the_client_says_when_there_is_no_service(tmp_path: Path) -> None:
             client.register_run(tmp_path, "x")
         with pytest.raises(ServiceError, match="no latency table; allowed endings"):
             client.upload_table("x", tmp_path / "table.xls")
+        with pytest.raises(
+            TableError,
+            match=r"cannot read latency table '.*no\.json': No such file.*onceforall profile RUN_FOLDER --dev",
+        ):
+            client.upload_table("x", tmp_path / "no.json")
         with pytest.raises(ServiceError, match="is no subnet's id"):
             client.download("../x", tmp_path)
 
