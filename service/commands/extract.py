@@ -66,7 +66,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
     data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
-    part: Annotated[str, typer.Option(help="test, or holdout (which the search has used).")] = "test",
+    part: Annotated[
+        list[str] | None, typer.Option(help="test, or holdout (which the search has used); repeat for both.")
+    ] = None,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
@@ -78,8 +80,10 @@ def evaluate(
     from supernet.subnet_file import load_normalisation, load_subnet
     from supernet.training.data import load_data
 
-    if part not in ("test", "holdout"):
-        raise ConfigError(one_of("part of the data", part, ["test", "holdout"]))
+    parts = part or ["test"]
+    for name in parts:
+        if name not in ("test", "holdout"):
+            raise ConfigError(one_of("part of the data", name, ["test", "holdout"]))
     use_threads(threads)
     subnet = load_subnet(path)
     images = load_data(data, root=data_root, download=download, size=largest_resolution(subnet.space))
@@ -88,32 +92,41 @@ def evaluate(
             f"{data!r} has {len(images.class_names)} classes, the subnet in {str(path)!r} has "
             f"{subnet.space.num_classes}; choose the data set that it was trained on"
         )
-    pixels, labels = (
-        (images.test_images, images.test_labels) if part == "test" else (images.holdout_images, images.holdout_labels)
-    )
-    resolution = subnet.config.resolution
-    correct = count_correct(subnet, pixels, labels, resolution, load_normalisation(path))
-    latency = measure_module_ms(subnet, (1, 3, resolution, resolution))
-    accuracy = correct / len(labels)
+    resolution, normalisation = subnet.config.resolution, load_normalisation(path)
+    accuracies: dict[str, dict[str, float]] = {}
+    for name in parts:
+        pixels, labels = (
+            (images.test_images, images.test_labels)
+            if name == "test"
+            else (images.holdout_images, images.holdout_labels)
+        )
+        correct = count_correct(subnet, pixels, labels, resolution, normalisation)
+        accuracy = correct / len(labels)
+        accuracies[name] = {
+            "total": len(labels),
+            "correct": correct,
+            "accuracy": accuracy,
+            "standard_error": standard_error(accuracy, len(labels)),
+        }
     report: dict[str, Any] = {
         "subnet": str(path),
         "data": data,
-        "part": part,
-        "total": len(labels),
-        "correct": correct,
-        "accuracy": accuracy,
-        "standard_error": standard_error(accuracy, len(labels)),
+        "parts": accuracies,
         "macs": counted_macs(subnet, resolution),
         "params": sum(parameter.numel() for parameter in subnet.parameters()),
-        "latency_ms": latency.median_ms,
+        "latency_ms": measure_module_ms(subnet, (1, 3, resolution, resolution)).median_ms,
     }
     if as_json:
         print_json(report)
         return
+    for name, found in accuracies.items():
+        typer.echo(
+            f"{name} accuracy {percent(found['accuracy'])} +- {percent(found['standard_error'])} "
+            f"({found['correct']} of {found['total']})"
+        )
     typer.echo(
-        f"{part} accuracy {percent(accuracy)} +- {percent(report['standard_error'])} ({correct} of {len(labels)}), "
         f"{millions(report['macs'])} MACs, {millions(report['params'])} parameters, "
-        f"{latency.median_ms:.3f} ms on 1 thread"
+        f"{report['latency_ms']:.3f} ms on 1 thread"
     )
 
 

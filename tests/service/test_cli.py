@@ -96,7 +96,7 @@ def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> No
     card = json.loads(extracted.stdout)
     assert card["macs"] == costs["macs"]
     evaluated = json.loads(_onceforall("evaluate", out, "--part", "holdout", "--json").stdout)
-    assert evaluated["correct"] == card["measured"]["correct"]
+    assert evaluated["parts"]["holdout"]["correct"] == card["measured"]["correct"]
     assert evaluated["macs"] == card["macs"]
     assert evaluated["params"] == card["params"]
     again = _refusal("train", "--run", run)
@@ -144,6 +144,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     assert "unknown search space 'vgg'" in _refusal("profile", "vgg")
     assert "'Pixel 6'" in _refusal("profile", "mobilenet_v3_tiny", "--device", "Pixel 6")
     assert "is not a training run" in _refusal("predictor", tmp_path)
+    assert "unknown part of the data 'dev'; allowed: test, holdout" in _refusal("evaluate", tmp_path, "--part", "dev")
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
 
