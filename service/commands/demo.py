@@ -62,14 +62,14 @@ def demo(
         "\nA subnet for each budget (the search used the held-out images; the test images are used here first)",
         [
             "budget",
-            "predicted accuracy",
+            "predicted",
             "held-out",
             "test",
             "MACs",
-            "parameters",
+            "params",
             "predicted ms",
             "measured ms",
-            "folder",
+            "file",
         ],
         rows,
     )
@@ -78,6 +78,8 @@ def demo(
 
 def _row(name: str, budget: str, card: dict[str, Any], folder: Path) -> list[str]:
     """One line of the result; what the downloaded files do in a fresh process must be what their card says."""
+    from supernet.subnet_file import WEIGHTS
+
     predicted, measured = card["predicted"], card["measured"]
     found = json.loads(_command("evaluate", str(folder), "--part", "holdout", "--part", "test", "--json", quiet=True))
     counted = {"correct": found["parts"]["holdout"]["correct"], "macs": found["macs"], "params": found["params"]}
@@ -87,7 +89,7 @@ def _row(name: str, budget: str, card: dict[str, Any], folder: Path) -> list[str
                 f"{name}: the downloaded subnet has {figure} {value}, its card says {measured[figure]}"
             )
     return [
-        f"{name}: {budget}",
+        f"{name}: " + budget.replace(", ", "\n"),
         percent(predicted["accuracy"]),
         percent(measured["accuracy"]),
         percent(found["parts"]["test"]["accuracy"]),
@@ -95,7 +97,7 @@ def _row(name: str, budget: str, card: dict[str, Any], folder: Path) -> list[str
         millions(found["params"]),
         f"{predicted['latency_ms'][DEVICE]:.2f}",
         f"{measured['latency_ms'][DEVICE]:.2f}",
-        str(folder),
+        str(folder / WEIGHTS),
     ]
 
 

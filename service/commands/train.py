@@ -75,11 +75,15 @@ def train(
         if settings is not None:
             root = str(data_root.resolve()) if data_root else None
             start_run(path, settings, images, {"root": root, "size": size})
-        if as_json:
-            finished = run_training(path, images, Silence())
-        else:
-            with _Live() as display:
-                finished = run_training(path, images, display)
+        try:
+            if as_json:
+                finished = run_training(path, images, Silence())
+            else:
+                with _Live() as display:
+                    finished = run_training(path, images, display)
+        except KeyboardInterrupt:
+            typer.echo(f"stopped; go on with: onceforall train --resume {path}", err=True)
+            raise typer.Exit(130) from None
     report = _report(finished.path)
     if as_json:
         print_json(report)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,19 @@ def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> No
     assert "holds a training run already (status: complete)" in again
     resumed = _onceforall("train", "--resume", run, "--json")
     assert json.loads(resumed.stdout)["weights_sha256"] == json.loads(trained.stdout)["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "train", "--run", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert f"go on with: onceforall train --resume {tmp_path / 'run'}" in process.stderr.read()
+    assert process.returncode == 130
 
 
 def test_tables_show_names_origin_and_rows(table: Path) -> None:
