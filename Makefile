@@ -13,7 +13,7 @@ serve: $(VENV)/.installed
 	$(BIN)/onceforall serve --data-dir demo-output/service
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
