@@ -48,7 +48,7 @@ def test_a_measured_table_round_trips(profiled: LatencyTable, format: str) -> No
 
 
 def test_the_sum_of_the_rows_predicts_whole_subnets() -> None:
-    """Quiet, the median error is 2 to 5 %. Another process may share the processor, so the best of three tries counts."""
+    """Quiet, the median error is 2 to 5 %; other processes may disturb a try, so there are three."""
     space = get_space("mobilenet_v3_tiny")
     configs = [space.sample(np.random.default_rng(seed)) for seed in range(6)]
     medians = []
