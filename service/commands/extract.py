@@ -23,7 +23,7 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Cut a subnet out, calibrate its batch norms, measure it on the held-out images, and write it to a folder."""
-    from latency_tables import macs, params
+    from service.cards import describe, measured_part
     from supernet.evaluation import measure_subnet
     from supernet.runs import RunFolder
     from supernet.subnet_file import save_subnet
@@ -32,32 +32,16 @@ def extract(
     folder = RunFolder(run)
     config = _read_config(subnet, folder.space)
     measured = measure_subnet(folder.load_supernet(), config, folder.images())
-    assert measured.accuracy_before_calibration is not None
-    layers = folder.space.layers(config)
-    card = {
-        "config": config.to_dict(),
-        "digest": config.digest,
-        "supernet_sha256": folder.weights_sha256,
-        "data_digest": folder.manifest["data"]["digest"],
-        "macs": macs(layers),
-        "params": params(layers),
-        "measured": {
-            "images": "holdout",
-            "total": measured.total,
-            "correct": measured.correct,
-            "accuracy": measured.accuracy,
-            "standard_error": measured.standard_error,
-            "accuracy_before_calibration": measured.accuracy_before_calibration,
-        },
-    }
+    card = describe(config, folder.manifest) | {"measured": measured_part(measured)}
     save_subnet(out, measured.subnet, card, normalisation=folder.normalisation, class_names=folder.class_names)
     if as_json:
         print_json(card | {"folder": str(out)})
         return
+    figures = card["measured"]
     typer.echo(
-        f"held-out accuracy {percent(measured.accuracy)} (before calibration "
-        f"{percent(measured.accuracy_before_calibration)}), {millions(card['macs'])} MACs, "
-        f"{millions(card['params'])} parameters -> {out}"
+        f"held-out accuracy {percent(figures['accuracy'])} (before calibration "
+        f"{percent(figures['accuracy_before_calibration'])}), {millions(figures['macs'])} MACs, "
+        f"{millions(figures['params'])} parameters -> {out}"
     )
 
 
@@ -75,6 +59,7 @@ def evaluate(
     """Measure a stored subnet: accuracy on images, MACs and parameters counted on the real modules, latency here."""
     from latency_tables import measure_module_ms
     from latency_tables.counter import counted_macs
+    from service.cards import count_params
     from supernet.evaluation import count_correct, standard_error
     from supernet.spaces import largest_resolution
     from supernet.subnet_file import load_normalisation, load_subnet
@@ -113,7 +98,7 @@ def evaluate(
         "data": data,
         "parts": accuracies,
         "macs": counted_macs(subnet, resolution),
-        "params": sum(parameter.numel() for parameter in subnet.parameters()),
+        "params": count_params(subnet),
         "latency_ms": measure_module_ms(subnet, (1, 3, resolution, resolution)).median_ms,
     }
     if as_json:

@@ -96,11 +96,11 @@ def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> No
     assert costs["latency_ms@paper-cpu"] <= 0.4
     extracted = _onceforall("extract", run, "--subnet", config, "--out", out, "--json")
     card = json.loads(extracted.stdout)
-    assert card["macs"] == costs["macs"]
+    assert card["measured"]["macs"] == costs["macs"]
     evaluated = json.loads(_onceforall("evaluate", out, "--part", "holdout", "--json").stdout)
     assert evaluated["parts"]["holdout"]["correct"] == card["measured"]["correct"]
-    assert evaluated["macs"] == card["macs"]
-    assert evaluated["params"] == card["params"]
+    assert evaluated["macs"] == card["measured"]["macs"]
+    assert evaluated["params"] == card["measured"]["params"]
     again = _refusal("train", "--run", run)
     assert "holds a training run already (status: complete)" in again
     resumed = _onceforall("train", "--resume", run, "--json")
