@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -141,7 +142,7 @@ def require_enough(count: int, *, held_out_share: float = HELD_OUT_SHARE) -> int
     if count - held_out < FEWEST:
         raise ConfigError(
             f"{count} measured subnets leave {count - held_out} to fit; at least {FEWEST} are needed; "
-            "measure more subnets"
+            f"measure {math.ceil(FEWEST / (1 - held_out_share))} subnets or more"
         )
     return held_out
 

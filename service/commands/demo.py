@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -73,7 +74,12 @@ def demo(
         ],
         rows,
     )
-    typer.echo(f"done in {time.monotonic() - started:.0f} s. Browse it: onceforall serve --data-dir {data_dir}")
+    typer.echo(f"done in {time.monotonic() - started:.0f} s. Browse it: {_shown_command()} serve --data-dir {data_dir}")
+
+
+def _shown_command() -> str:
+    """How to type `onceforall` in this shell."""
+    return "onceforall" if shutil.which("onceforall") else str(Path(sys.executable).with_name("onceforall"))
 
 
 def _row(name: str, budget: str, card: dict[str, Any], folder: Path) -> list[str]:

@@ -28,6 +28,8 @@ def extract(
     from supernet.runs import RunFolder
     from supernet.subnet_file import save_subnet
 
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{str(out)!r} is not an empty folder; choose another with --out, or remove it")
     use_threads(threads)
     folder = RunFolder(run)
     config = _read_config(subnet, folder.space)

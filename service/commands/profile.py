@@ -9,6 +9,9 @@ import typer
 
 from service.commands.output import Json, print_json, progress_bar
 
+SUSPICIOUS = 0.25
+"""Relative difference between a sum of layers and the whole subnet at which a disturbance is likely; usual is 0.05."""
+
 
 def profile(
     space: Annotated[str, typer.Argument(help="Search space, or the folder of a trained run (its space and classes).")],
@@ -21,9 +24,10 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Write this machine's latency table: the median and spread of every layer that a subnet can need."""
-    from latency_tables import profile_space
+    from latency_tables import measure_module_ms, profile_space
     from latency_tables.table import format_of
     from supernet.files import require_writable
+    from supernet.network import Subnet
     from supernet.runs import MANIFEST, RunFolder
     from supernet.spaces import get_space
 
@@ -43,7 +47,14 @@ def profile(
             progress=progress,
         )
     table.save(path)
-    smallest, largest = (table.estimate_ms(chosen, config) for config in (chosen.smallest(), chosen.largest()))
+    configs = {"smallest": chosen.smallest(), "largest": chosen.largest()}
+    sums = {name: table.estimate_ms(chosen, config) for name, config in configs.items()}
+    wholes = {
+        name: measure_module_ms(
+            Subnet(chosen, config), (batch, 3, config.resolution, config.resolution), threads=threads
+        ).median_ms
+        for name, config in configs.items()
+    }
     if as_json:
         print_json(
             {
@@ -52,10 +63,13 @@ def profile(
                 "space": chosen.name,
                 "rows": len(table.rows),
                 "digest": table.digest,
-                "smallest_ms": smallest,
-                "largest_ms": largest,
+                "estimated_ms": sums,
+                "measured_ms": wholes,
             }
         )
         return
     typer.echo(f"{len(table.rows)} layers of {chosen.name} on {device!r}, {threads} thread(s), batch {batch} -> {path}")
-    typer.echo(f"estimates: smallest subnet {smallest:.3f} ms, largest {largest:.3f} ms")
+    for name, ms in sums.items():
+        typer.echo(f"{name} subnet: sum of its layers {ms:.3f} ms, measured whole {wholes[name]:.3f} ms")
+    if max(abs(ms / wholes[name] - 1) for name, ms in sums.items()) > SUSPICIOUS:
+        typer.echo("these differ much: other programs were busy; profile again on a quiet machine", err=True)

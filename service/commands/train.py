@@ -17,6 +17,7 @@ DEFAULT_EPOCHS = {"digits": 23, "fashion-mnist": 24, "cifar10": 60, "folder": 60
 
 
 def train(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
     data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
@@ -50,6 +51,15 @@ def train(
     from supernet.training.trainer import train as run_training
 
     settings = None
+    given = [
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    extra = sorted(set(given) - {"resume", "as_json"})
+    if resume is not None and extra:
+        options = ", ".join("--" + name.replace("_", "-") for name in extra)
+        raise ConfigError(f"--resume takes all settings from the run itself; leave out {options}, or start another run")
     if data not in DATA_SETS:
         raise ConfigError(one_of("data set", data, sorted(DATA_SETS)))
     if resume is not None:

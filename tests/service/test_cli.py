@@ -101,6 +101,8 @@ def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> No
     assert evaluated["parts"]["holdout"]["correct"] == card["measured"]["correct"]
     assert evaluated["macs"] == card["measured"]["macs"]
     assert evaluated["params"] == card["measured"]["params"]
+    assert "is not an empty folder" in _refusal("extract", run, "--subnet", "largest", "--out", out)
+    assert "leave out --epochs, or start another run" in _refusal("train", "--resume", run, "--epochs", 9)
     again = _refusal("train", "--run", run)
     assert "holds a training run already (status: complete)" in again
     resumed = _onceforall("train", "--resume", run, "--json")
@@ -196,7 +198,9 @@ def test_what_cannot_be_written_or_is_too_little_is_refused_before_the_work(tiny
     assert "names no table format" in _refusal("profile", tiny_run, "--out", tmp_path / "table.txt")
     (tmp_path / "file").write_text("")
     assert "cannot write" in _refusal("profile", tiny_run, "--out", tmp_path / "file" / "table.json")
-    assert "24 measured subnets leave 19 to fit" in _refusal("predictor", tiny_run, "--count", 24)
+    assert "24 measured subnets leave 19 to fit; at least 20 are needed; measure 25 subnets or more" in _refusal(
+        "predictor", tiny_run, "--count", 24
+    )
     for option in ("--seed", "--threads"):
         done = _onceforall("predictor", tiny_run, option, -1)
         assert done.returncode == 2
