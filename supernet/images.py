@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -66,6 +66,12 @@ class ImagePack:
     holdout_labels: Tensor
     normalisation: Normalisation
 
+    def share(self, number: int, count: int) -> ImagePack:
+        """The pack with every `count`-th held-out image, from `number` on; all calibration images."""
+        return replace(
+            self, holdout_images=self.holdout_images[number::count], holdout_labels=self.holdout_labels[number::count]
+        )
+
     def save(self, path: Path) -> None:
         """Write the images to a safetensors file, atomically."""
         save_tensors(
@@ -107,6 +113,8 @@ class ImagePack:
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:
     """Split into batches of `size`, the last one smaller but never of a single image where there are more."""
     count = len(images)
+    if not count:
+        return
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from supernet.arch import LayerSpec, SubnetConfig, Value
 from supernet.errors import ConfigError
-from supernet.layers import ElasticLayer, build_elastic_layer, build_layer, reset_weights
+from supernet.layers import ElasticBatchNorm, ElasticLayer, build_elastic_layer, build_layer, reset_weights
 from supernet.spaces import LayerSite, SearchSpace
 
 
@@ -133,6 +133,12 @@ class Supernet(nn.Module):
                 }
             )
             self._layer(site.name).sort_channels(trained)
+
+    def synchronise_batch_norm(self, enabled: bool = True) -> None:
+        """Whether batch norms in training mode see the batches of all processes (of torch.distributed) together."""
+        for module in self.modules():
+            if isinstance(module, ElasticBatchNorm):
+                module.synchronised = enabled
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two optimiser groups: weights with decay; batch norm, biases and kernel transforms without.

@@ -15,8 +15,9 @@ from supernet.evaluation import measure_subnet
 from supernet.runs import RunFolder
 from supernet.spaces import SearchSpace, get_space
 from supernet.training.data import ImageData, load_data
-from supernet.training.schedule import SMALL_IMAGE_RATES, STAGE_NAMES, progressive_shrinking
-from supernet.training.trainer import TrainingSettings, exclusive, start_run, train
+from supernet.training.recipes import PROGRESSIVE_STAGES, SMALL_IMAGES, build_stages
+from supernet.training.settings import TrainingSettings
+from supernet.training.trainer import exclusive, start_run, train
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +50,7 @@ def few_digits(digits: ImageData) -> ImageData:
 @pytest.fixture(scope="session")
 def short_settings(tiny: SearchSpace) -> TrainingSettings:
     """Every stage for one epoch of four steps, so that all of the recipe runs in seconds."""
-    stages = progressive_shrinking(tiny, dict.fromkeys(STAGE_NAMES, 1), SMALL_IMAGE_RATES)
+    stages = build_stages("progressive", tiny, SMALL_IMAGES, epochs=dict.fromkeys(PROGRESSIVE_STAGES, 1))
     return TrainingSettings(tiny.name, stages, seed=1, batch_size=64, calibration_images=64, threads=1)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -22,6 +23,8 @@ def train(
     data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
     space: Annotated[str, typer.Option(help="Search space.")] = "mobilenet_v3_tiny",
+    recipe: Annotated[str, typer.Option(help="progressive, sandwich, alphanet, random, or delayed.")] = "progressive",
+    preset: Annotated[str, typer.Option(help="Usual numbers: small-images, or imagenet.")] = "small-images",
     run: Annotated[Path | None, typer.Option(help="Folder to make for this run.  [default: runs/DATA]")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on in this run folder; all other settings are its own.")
@@ -30,24 +33,38 @@ def train(
         str, typer.Option(help="In all (23), or a stage: largest=8,kernel=2,depth1=1,depth2=2,width1=1,width2=9.")
     ] = "",
     learning_rates: Annotated[str, typer.Option(help="Those that differ, a stage: largest=0.1,kernel=0.05.")] = "",
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
-    kd_ratio: Annotated[float, typer.Option(help="Weight of the largest network's soft labels.")] = 1.0,
-    label_smoothing: Annotated[float, typer.Option(help="Share of probability spread over all classes.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 3e-5,
-    calibration_images: Annotated[int, typer.Option(help="Training images kept for batch norm calibration.")] = 512,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: the preset's]")] = None,
+    accumulate: Annotated[int, typer.Option(help="Parts of a batch, one after the other, to need less memory.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or fp16 (CUDA only).")] = "fp32",
+    ema_decay: Annotated[float, typer.Option(help="Decay a step of the weights' moving average; 0: none.")] = 0.0,
+    clip_norm: Annotated[float, typer.Option(help="Greatest norm of a gradient; 0: no limit.")] = 0.0,
+    kd_ratio: Annotated[float, typer.Option(help="Weight of a frozen teacher's soft labels.")] = 1.0,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of probability spread over all classes.  [default: the preset's]")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="L2 decay of weights.  [default: the preset's]")] = None,
+    sync_batch_norm: Annotated[
+        bool, typer.Option("--sync-batch-norm", help="Batch norm over the batches of all processes.")
+    ] = False,
+    calibration_images: Annotated[
+        int | None, typer.Option(help="Training images kept for calibration.  [default: the preset's]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train one supernet by progressive shrinking: largest network, then elastic kernels, depths and widths."""
+    """Train one supernet, in this process or in all that torchrun started."""
     import torch
 
     from supernet.runs import RunFolder
     from supernet.spaces import get_space, largest_resolution
     from supernet.training.data import DATA_SETS, load_data
     from supernet.training.metrics import Silence
-    from supernet.training.trainer import TrainingSettings, exclusive, start_run
+    from supernet.training.processes import joined, torchrun_count
+    from supernet.training.recipes import PRESETS, build_stages
+    from supernet.training.settings import TrainingSettings
+    from supernet.training.trainer import exclusive, start_run
     from supernet.training.trainer import train as run_training
 
     settings = None
@@ -62,38 +79,61 @@ def train(
         raise ConfigError(f"--resume takes all settings from the run itself; leave out {options}, or start another run")
     if data not in DATA_SETS:
         raise ConfigError(one_of("data set", data, sorted(DATA_SETS)))
+    if preset not in PRESETS:
+        raise ConfigError(one_of("preset", preset, sorted(PRESETS)))
     if resume is not None:
-        path, source = resume, RunFolder(resume).manifest["data"]
-        data, where = source["name"], source["source"]
+        path, manifest = resume, RunFolder(resume).manifest
+        data, where = manifest["data"]["name"], manifest["data"]["source"]
         data_root, size = (Path(where["root"]) if where["root"] else None), int(where["size"])
+        device = manifest["settings"]["device"]
     else:
-        path, size = run or Path("runs") / data, largest_resolution(get_space(space))
+        usual, searched = PRESETS[preset], get_space(space)
+        path, size = run or Path("runs") / data, largest_resolution(searched)
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         settings = TrainingSettings(
             space=space,
-            stages=_stages(space, epochs, learning_rates, DEFAULT_EPOCHS[data]),
+            stages=build_stages(
+                recipe,
+                searched,
+                usual,
+                epochs=_epochs(epochs) or (DEFAULT_EPOCHS[data] if usual.name == "small-images" else None),
+                learning_rates=dict(_pairs(learning_rates, "--learning-rates", float)),
+                processes=torchrun_count(),
+            ),
+            recipe=recipe,
             seed=seed,
-            batch_size=batch_size,
-            weight_decay=weight_decay,
-            label_smoothing=label_smoothing,
+            batch_size=usual.batch_size if batch_size is None else batch_size,
+            processes=torchrun_count(),
+            accumulate=accumulate,
+            weight_decay=usual.weight_decay if weight_decay is None else weight_decay,
+            label_smoothing=usual.label_smoothing if label_smoothing is None else label_smoothing,
             kd_ratio=kd_ratio,
-            calibration_images=calibration_images,
+            dropout=usual.dropout,
+            clip_norm=clip_norm,
+            ema_decay=ema_decay,
+            precision=cast(Any, precision),
+            sync_batch_norm=sync_batch_norm,
+            calibration_images=usual.calibration_images if calibration_images is None else calibration_images,
             threads=threads or torch.get_num_threads(),
-            device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+            device=device,
         )
     images = load_data(data, root=data_root, download=download, size=size)
-    with exclusive(path):
-        if settings is not None:
+    with joined(device) as here, exclusive(path) if here.first else nullcontext():
+        if settings is not None and here.first:
             root = str(data_root.resolve()) if data_root else None
             start_run(path, settings, images, {"root": root, "size": size})
+        here.wait()
         try:
-            if as_json:
-                finished = run_training(path, images, Silence())
+            if as_json or not here.first:
+                finished = run_training(path, images, Silence(), here)
             else:
                 with _Live() as display:
-                    finished = run_training(path, images, display)
+                    finished = run_training(path, images, display, here)
         except KeyboardInterrupt:
             typer.echo(f"stopped; go on with: onceforall train --resume {path}", err=True)
             raise typer.Exit(130) from None
+        if not here.first:
+            return
     report = _report(finished.path)
     if as_json:
         print_json(report)
@@ -104,17 +144,10 @@ def train(
         typer.echo(f"next: onceforall predictor {finished.path}")
 
 
-def _stages(space: str, epochs: str, learning_rates: str, default_epochs: int) -> tuple[Any, ...]:
-    from supernet.spaces import get_space
-    from supernet.training.schedule import SMALL_IMAGE_RATES, STAGE_NAMES, progressive_shrinking, split_epochs
-
-    if not epochs or epochs.isdecimal():
-        counts = split_epochs(int(epochs) if epochs else default_epochs)
-    else:
-        given = {name: int(value) for name, value in _pairs(epochs, "--epochs", int)}
-        counts = dict.fromkeys(STAGE_NAMES, 0) | given
-    rates = SMALL_IMAGE_RATES | dict(_pairs(learning_rates, "--learning-rates", float))
-    return progressive_shrinking(get_space(space), counts, rates)
+def _epochs(text: str) -> int | dict[str, int] | None:
+    if not text:
+        return None
+    return int(text) if text.isdecimal() else {name: int(value) for name, value in _pairs(text, "--epochs", int)}
 
 
 def _pairs(text: str, option: str, kind: type[int] | type[float]) -> list[tuple[str, int | float]]:

@@ -1,6 +1,6 @@
 """The layers of supernets (elastic) and of extracted subnets (fixed)."""
 
-from supernet.layers.elastic import ElasticLayer, build_elastic_layer, reset_weights
+from supernet.layers.elastic import ElasticBatchNorm, ElasticLayer, build_elastic_layer, reset_weights
 from supernet.layers.fixed import build_layer
 
-__all__ = ["ElasticLayer", "build_elastic_layer", "build_layer", "reset_weights"]
+__all__ = ["ElasticBatchNorm", "ElasticLayer", "build_elastic_layer", "build_layer", "reset_weights"]

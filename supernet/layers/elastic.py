@@ -18,6 +18,7 @@ from supernet.arch import LayerSpec
 from supernet.layers.activations import activate
 from supernet.layers.depthwise import depthwise_conv2d
 from supernet.layers.fixed import BN_EPS, BN_MOMENTUM
+from supernet.layers.synchronised import synchronised_batch_norm
 
 State = dict[str, Tensor]
 
@@ -58,24 +59,21 @@ class ElasticBatchNorm(nn.Module):
     def __init__(self, channels: int, *, eps: float) -> None:
         super().__init__()
         self.eps = eps
+        self.synchronised = False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape; in training mode the batch's statistics, else the running ones."""
+        """(N, C, H, W) -> the same shape; in training mode the batch's statistics (of all processes if
+        `synchronised`), else the running ones.
+        """
         c = x.shape[1]
-        return F.batch_norm(
-            x,
-            self.running_mean[:c],
-            self.running_var[:c],
-            self.weight[:c],
-            self.bias[:c],
-            self.training,
-            BN_MOMENTUM,
-            self.eps,
-        )
+        own = (self.running_mean[:c], self.running_var[:c], self.weight[:c], self.bias[:c])
+        if self.training and self.synchronised:
+            return synchronised_batch_norm(x, *own, BN_MOMENTUM, self.eps)
+        return F.batch_norm(x, *own, self.training, BN_MOMENTUM, self.eps)
 
     def weights_of(self, channels: int, prefix: str) -> State:
         """State of an ordinary batch norm of that width, keys under `prefix`."""

@@ -184,22 +184,19 @@ def _classifier(plan: MobileNetV3Plan, classes: int) -> LayerSpec:
     return LayerSpec("linear", 1, 1, plan.feature_width, classes)
 
 
-TINY = mobilenet_v3_space(
-    "mobilenet_v3_tiny",
-    MobileNetV3Plan(
-        stem_width=16,
-        stem_stride=1,
-        first_width=16,
-        first_stride=2,
-        stages=(
-            Stage(24, 2, "relu", squeeze_excite=False),
-            Stage(40, 2, "h_swish", squeeze_excite=True),
-            Stage(64, 1, "h_swish", squeeze_excite=True),
-        ),
-        final_width=192,
-        feature_width=256,
+TINY_PLAN = MobileNetV3Plan(
+    stem_width=16,
+    stem_stride=1,
+    first_width=16,
+    first_stride=2,
+    stages=(
+        Stage(24, 2, "relu", squeeze_excite=False),
+        Stage(40, 2, "h_swish", squeeze_excite=True),
+        Stage(64, 1, "h_swish", squeeze_excite=True),
     ),
-    resolutions=(16, 20, 24, 28, 32),
-    num_classes=10,
+    final_width=192,
+    feature_width=256,
 )
 """For 16 to 32 pixel images: the ImageNet network's parts, with a stride of 8, not 32, and three stages, not five."""
+
+TINY = mobilenet_v3_space("mobilenet_v3_tiny", TINY_PLAN, resolutions=(16, 20, 24, 28, 32), num_classes=10)

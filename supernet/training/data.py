@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,16 @@ class ImageData:
     def size(self) -> int:
         """Side of the stored images, pixels."""
         return int(self.train_images.shape[-1])
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+        return len(self.train_labels)
+
+    def train_batches(self, batches: Sequence[Tensor], seed: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images and labels of each index tensor, in order."""
+        for chosen in batches:
+            yield self.train_images[chosen], self.train_labels[chosen]
 
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of the training part, a channel each."""

@@ -1,4 +1,4 @@
-"""The training loop: all stages on all subnets, killed and resumed without a trace."""
+"""The training loop: all stages on all subnets, killed and resumed without a trace, in one process or in many."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import fcntl
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from supernet.network import Subnet, Supernet
 from supernet.runs import FORMAT, IMAGES, MANIFEST, WEIGHTS, RunFolder
 from supernet.spaces import SearchSpace, get_space
 from supernet.tensors import load_into, save_tensors
+from supernet.training.averaging import MovingAverage
 from supernet.training.checkpoint import (
     FILE,
     Position,
@@ -33,87 +33,15 @@ from supernet.training.checkpoint import (
     save_checkpoint,
 )
 from supernet.training.data import ImageData
-from supernet.training.distillation import subnet_loss
+from supernet.training.distillation import label_loss, teacher_loss
 from supernet.training.metrics import Display, MetricsWriter, Silence
+from supernet.training.processes import Processes
+from supernet.training.sampling import draw_subnets, largest_within, smallest_within
 from supernet.training.schedule import Stage
 from supernet.training.seeds import numpy_generator, seeded, torch_generator
+from supernet.training.settings import PRECISIONS, TrainingSettings
 
 MOMENTUM = 0.9
-CHECKPOINT_SECONDS = 60.0
-"""Longest time between two checkpoints; one is also written after every epoch."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything that decides the trained weights, beside the data.
-
-    Attributes:
-        space: name of the search space.
-        stages: the recipe.
-        seed: of initial weights, order of images, augmentation and drawn subnets.
-        batch_size: images a step.
-        weight_decay: L2 decay of weights (not of batch norm, biases and kernel transforms).
-        label_smoothing: in [0, 1).
-        kd_ratio: weight of the largest network's soft labels.
-        dropout: before the classifier.
-        calibration_images: training images kept for batch norm calibration.
-        threads: CPU threads; results are repeatable for one number of threads.
-        device: "cpu" or "cuda".
-        checkpoint_seconds: longest time between two checkpoints.
-    """
-
-    space: str
-    stages: tuple[Stage, ...]
-    seed: int = 0
-    batch_size: int = 32
-    weight_decay: float = 3e-5
-    label_smoothing: float = 0.1
-    kd_ratio: float = 1.0
-    dropout: float = 0.1
-    calibration_images: int = 512
-    threads: int = 0
-    device: str = "cpu"
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-
-    def __post_init__(self) -> None:
-        faults = []
-        if self.batch_size < 2:
-            faults.append(f"batch_size is {self.batch_size}; at least 2 (batch norm needs two values)")
-        if not 0 <= self.label_smoothing < 1:
-            faults.append(f"label_smoothing is {self.label_smoothing}; allowed: 0 up to below 1")
-        if not 0 <= self.dropout < 1:
-            faults.append(f"dropout is {self.dropout}; allowed: 0 up to below 1")
-        if self.calibration_images < 2:
-            faults.append(f"calibration_images is {self.calibration_images}; at least 2")
-        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not torch.cuda.is_available()):
-            faults.append(
-                f"device is {self.device!r}; usable here: {'cpu, cuda' if torch.cuda.is_available() else 'cpu'}"
-            )
-        if self.seed < 0:
-            faults.append(f"seed is {self.seed}; 0 or more")
-        if self.threads < 0:
-            faults.append(f"threads is {self.threads}; 0 (as many as torch takes) or more")
-        faults += [
-            f"{name} is {value}; a number of 0 or more"
-            for name, value in (("weight_decay", self.weight_decay), ("kd_ratio", self.kd_ratio))
-            if not (math.isfinite(value) and value >= 0)
-        ]
-        faults += [
-            f"learning rate of stage {stage.name} is {stage.learning_rate}; a number above 0"
-            for stage in self.stages
-            if not (math.isfinite(stage.learning_rate) and stage.learning_rate > 0)
-        ]
-        if faults:
-            raise ConfigError("training settings: " + "; ".join(faults))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        return asdict(self) | {"stages": [stage.to_dict() for stage in self.stages]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TrainingSettings:
-        """The inverse of `to_dict`."""
-        return cls(**(dict(data) | {"stages": tuple(Stage.from_dict(stage) for stage in data["stages"])}))
 
 
 def start_run(path: Path, settings: TrainingSettings, data: ImageData, source: Mapping[str, Any]) -> None:
@@ -138,10 +66,12 @@ def start_run(path: Path, settings: TrainingSettings, data: ImageData, source: M
         )
         raise ConfigError(f"{str(path)!r} holds a training run already (status: {status}); {way}")
     space = get_space(settings.space).with_num_classes(len(data.class_names))
-    if len(data.train_labels) < settings.batch_size:
+    if data.train_count < settings.step_images:
+        processes = f" ({settings.batch_size} in each of {settings.processes} processes)"
         raise DataError(
-            f"the training part of {data.name!r} has {len(data.train_labels)} images, fewer than one batch of "
-            f"{settings.batch_size}; use a smaller --batch-size or more images"
+            f"the training part of {data.name!r} has {data.train_count} images, fewer than one batch of "
+            f"{settings.step_images}{processes if settings.processes > 1 else ''}; use a smaller --batch-size or more "
+            "images"
         )
     pack = data.image_pack(settings.calibration_images)
     pack.save(path / IMAGES)
@@ -191,26 +121,28 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def train(path: Path, data: ImageData, display: Display | None = None) -> RunFolder:
+def train(path: Path, data: ImageData, display: Display | None = None, processes: Processes | None = None) -> RunFolder:
     """Train the run in `path` to its end, from its checkpoint where it has one.
 
     The weights are the same bit for bit whether or not, and wherever, the training was killed and resumed (on the
-    same machine, with the same number of threads).
+    same machine, with the same number of threads and processes).
 
     Args:
-        path: a folder made by `start_run`; call within `exclusive(path)`.
+        path: a folder made by `start_run`; call within `exclusive(path)` (of the first process).
         data: the images that it was made for.
         display: who watches.
+        processes: those that train together; each calls this function. None: this one alone.
 
     Returns:
         The completed run.
 
     Raises:
         CheckpointError: the data differ from the manifest's, or the checkpoint is damaged.
+        ConfigError: the run was started with another number of processes.
         DataError: the loss is no longer a finite number; the last checkpoint stays.
         StorageError: a file cannot be written; the last checkpoint stays.
     """
-    run = RunFolder(path)
+    run, processes = RunFolder(path), processes or Processes()
     if run.manifest["data"]["digest"] != data.digest:
         raise CheckpointError(
             f"the images of data set {data.name!r} are not those that {str(path)!r} was started with; "
@@ -218,15 +150,23 @@ def train(path: Path, data: ImageData, display: Display | None = None) -> RunFol
         )
     if not run.complete:
         settings = TrainingSettings.from_dict(run.manifest["settings"])
-        for half_written in path.glob(".*.tmp"):  # by a process that was killed
-            half_written.unlink()
+        if settings.processes != processes.count:
+            raise ConfigError(
+                f"the training in {str(path)!r} was started with {settings.processes} process(es), not with "
+                f"{processes.count}; go on with: torchrun --nproc-per-node {settings.processes} -m service.cli train "
+                f"--resume {path}"
+            )
+        if processes.first:
+            for half_written in path.glob(".*.tmp"):  # by a process that was killed
+                half_written.unlink()
         threads = torch.get_num_threads()
         try:
             if settings.threads:
                 torch.set_num_threads(settings.threads)
-            _Training(path, run.space, settings, data, display or Silence()).run()
+            _Training(path, run.space, settings, data, display or Silence(), processes).run()
         finally:
             torch.set_num_threads(threads)
+        processes.wait()
     return RunFolder(path)
 
 
@@ -234,27 +174,42 @@ class _Training:
     """One process's share of a run: network, optimiser and position."""
 
     def __init__(
-        self, path: Path, space: SearchSpace, settings: TrainingSettings, data: ImageData, display: Display
+        self,
+        path: Path,
+        space: SearchSpace,
+        settings: TrainingSettings,
+        data: ImageData,
+        display: Display,
+        processes: Processes,
     ) -> None:
-        self.path, self.space, self.settings, self.data, self.display = path, space, settings, data, display
+        self.path, self.space, self.settings, self.data = path, space, settings, data
+        self.display, self.processes = display, processes
         self.pack = data.image_pack(settings.calibration_images)
         self.normalisation = self.pack.normalisation
-        self.steps_per_epoch = len(data.train_labels) // settings.batch_size
+        self.steps_per_epoch = data.train_count // settings.step_images
         self.net = Supernet(space, dropout=settings.dropout, generator=torch_generator(settings.seed, "weights"))
+        self.net.synchronise_batch_norm(settings.sync_batch_norm and processes.count > 1)
         self.device = torch.device(settings.device)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.net.named_parameters()}
         self.teacher: Subnet | None = None
         self.position = Position()
         self.optimizer: torch.optim.SGD | None = None
-        self._epoch_order: tuple[tuple[int, int], Tensor] | None = None
+        self.average: MovingAverage | None = None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.writer: MetricsWriter | None = None
+        self._epoch: tuple[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] | None = None
 
     def run(self) -> None:
         """All stages, then the final files."""
         self._restore()
-        with MetricsWriter(self.path, self.position) as self.writer:
+        with MetricsWriter(self.path, self.position) if self.processes.first else nullcontext() as self.writer:
             while self.position.stage < len(self.settings.stages):
                 self._stage(self.settings.stages[self.position.stage])
+        if self.processes.first:
+            self._finish()
+
+    def _finish(self) -> None:
         save_tensors(self.path / WEIGHTS, self.net.state_dict())
         manifest = read_json(self.path / MANIFEST)
         manifest["weights"] = {"file": WEIGHTS, "sha256": sha256_file(self.path / WEIGHTS)}
@@ -271,7 +226,7 @@ class _Training:
         if self.position.step == 0:
             if stage.sort_channels is not None:
                 self.net.sort_channels(stage.sort_channels)
-            self.optimizer = self._new_optimizer()
+            self._start_optimizer()
         assert self.optimizer is not None
         self.display.stage_started(stage, self.position.step, total)
         last_save = time.monotonic()
@@ -284,53 +239,32 @@ class _Training:
                 last_save = time.monotonic()
         self._end_stage(stage)
 
-    def _order(self) -> Tensor:
-        """The training images' order in the present epoch."""
-        epoch = (self.position.stage, self.position.step // self.steps_per_epoch)
-        if self._epoch_order is None or self._epoch_order[0] != epoch:
-            rng = numpy_generator(self.settings.seed, "order", *epoch)
-            self._epoch_order = epoch, torch.from_numpy(rng.permutation(len(self.data.train_labels)))
-        return self._epoch_order[1]
-
     def _step(self, stage: Stage) -> None:
-        """One update: a batch at one resolution, several subnets, their gradients summed."""
+        """One update: a batch, several subnets, their gradients summed."""
         assert self.optimizer is not None
         started = time.monotonic()
-        settings, step = self.settings, self.position.step
+        step = self.position.step
         learning_rate = stage.learning_rate_at(step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        configs = self._draw_subnets(stage)
-        resolution = configs[0].resolution
-        images, labels = self._batch(resolution)
-        teacher_logits = None
-        if stage.distil and self.teacher is not None:
-            with torch.no_grad():
-                teacher_logits = self.teacher(images)
+        configs = draw_subnets(self.space, stage, self.settings.seed, self.position.stage, step)
+        images, labels = self._batch()
         self.net.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, correct = [], 0
-        for index, config in enumerate(configs):
-            self.net.activate(config)
-            with seeded(settings.seed, "dropout", self.position.stage, step, index):
-                logits = self.net(images)
-            loss = subnet_loss(
-                logits,
-                labels,
-                teacher_logits,
-                label_smoothing=settings.label_smoothing,
-                kd_ratio=settings.kd_ratio,
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(float(loss.detach()))
-            correct += int((logits.argmax(1) == labels).sum())
-        mean_loss = sum(losses) / len(losses)
+        losses = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        parts = self.settings.accumulate
+        for part, (x, y) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+            for loss, right in self._backward(stage, configs, x, y, part):
+                losses += loss
+                correct += right
+        mean_loss = float(losses) / (len(configs) * parts)
         if not math.isfinite(mean_loss):
             raise DataError(
                 f"the loss became {mean_loss} in stage {stage.name!r}, step {step}; the last checkpoint in "
                 f"{str(self.path)!r} is kept; start another run with a smaller learning rate"
             )
-        self.optimizer.step()
+        self._update()
         seconds = time.monotonic() - started
         self.position = replace(
             self.position,
@@ -340,73 +274,129 @@ class _Training:
         )
         metrics = {
             "loss": mean_loss,
-            "accuracy": correct / (len(labels) * len(configs)),
+            "accuracy": int(correct) / (len(labels) * len(configs)),
             "learning_rate": learning_rate,
-            "resolution": resolution,
-            "images_per_second": len(labels) * len(configs) / seconds,
+            "resolution": configs[0].resolution,
+            "images_per_second": len(labels) * len(configs) * self.processes.count / seconds,
         }
         self.display.step(metrics)
-        if self.position.total_steps % 10 == 0:
+        if self.writer is not None and self.position.total_steps % 10 == 0:
             self.writer.write(
                 self.position.total_steps, {"stage": stage.name, **{k: round(v, 5) for k, v in metrics.items()}}
             )
 
-    def _draw_subnets(self, stage: Stage) -> list[SubnetConfig]:
-        """The step's subnets, all at one resolution; the same on every process."""
-        stage_number, step = self.position.stage, self.position.step
-        drawn = [
-            self.space.sample_genotypes(
-                numpy_generator(self.settings.seed, "subnets", stage_number, step, index), 1, within=stage.choices
-            )
-            for index in range(stage.subnets_per_step)
-        ]
-        genotypes = np.concatenate(drawn)
-        for gene, dim in enumerate(self.space.dimensions):
-            if dim.kind == "resolution":
-                genotypes[:, gene] = genotypes[0, gene]
-        return self.space.decode(genotypes)
+    def _backward(
+        self, stage: Stage, configs: list[SubnetConfig], images: Tensor, labels: Tensor, part: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Add the gradients of all subnets on one part of the batch; gives each one's (loss, correct answers)."""
+        settings, position = self.settings, self.position
+        sized: dict[int, Tensor] = {}
+        teacher_logits: Tensor | None = None
+        for index, config in enumerate(configs):
+            if config.resolution not in sized:
+                sized[config.resolution] = prepare(images, config.resolution, self.normalisation)
+            x = sized[config.resolution]
+            if stage.teacher == "frozen" and self.teacher is not None and teacher_logits is None:
+                with torch.no_grad(), self._precision():
+                    teacher_logits = self.teacher(x).float()
+            self.net.activate(config)
+            place = (position.stage, position.step, index, part, self.processes.rank)
+            with seeded(settings.seed, "dropout", *place), self._precision():
+                logits = self.net(x).float()
+            if stage.teacher == "in-place" and index:
+                assert teacher_logits is not None
+                loss = teacher_loss(logits, teacher_logits, stage.divergence)
+                loss = loss * stage.subnet_weight_at(position.step, self.steps_per_epoch)
+            else:
+                loss = label_loss(logits, labels, label_smoothing=settings.label_smoothing)
+                if stage.teacher == "frozen" and teacher_logits is not None:
+                    loss = loss + settings.kd_ratio * teacher_loss(logits, teacher_logits, stage.divergence)
+            if stage.teacher == "in-place" and index == 0:
+                teacher_logits = logits.detach()
+            self.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            yield loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
-    def _batch(self, resolution: int) -> tuple[Tensor, Tensor]:
-        size, step = self.settings.batch_size, self.position.step % self.steps_per_epoch
-        chosen = self._order()[step * size : (step + 1) * size]
-        generator = torch_generator(self.settings.seed, "augmentation", self.position.stage, self.position.step)
-        images = self.data.augmentation(self.data.train_images[chosen].to(self.device), generator)
-        return prepare(images, resolution, self.normalisation), self.data.train_labels[chosen].to(self.device)
+    def _update(self) -> None:
+        """Average the gradients of all processes, limit them, take the step."""
+        assert self.optimizer is not None
+        self.processes.average_gradients(self.net.parameters())
+        if self.settings.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.position.step)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.settings.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """This process's part of the step's images, augmented, float on the scale [0, 1], and their labels."""
+        place = (self.position.stage, self.position.step // self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != place:
+            self._epoch = place, self.data.train_batches(self._rest_of_epoch(*place), (self.settings.seed, *place))
+        images, labels = next(self._epoch[1])
+        generator = torch_generator(
+            self.settings.seed, "augmentation", self.position.stage, self.position.step, self.processes.rank
+        )
+        images = self.data.augmentation(images.to(self.device, non_blocking=True), generator)
+        return images, labels.to(self.device, non_blocking=True)
+
+    def _rest_of_epoch(self, stage: int, epoch: int) -> list[Tensor]:
+        """Numbers of this process's images, a step each, from the present step to the epoch's end."""
+        order = numpy_generator(self.settings.seed, "order", stage, epoch).permutation(self.data.train_count)
+        steps = order[: self.steps_per_epoch * self.settings.step_images].reshape(
+            self.steps_per_epoch, self.processes.count, self.settings.batch_size
+        )
+        mine = torch.from_numpy(steps[self.position.step % self.steps_per_epoch :, self.processes.rank].copy())
+        return list(mine)
 
     def _end_stage(self, stage: Stage) -> None:
-        """Measure the two extreme subnets, keep the teacher, move to the next stage, save."""
+        """Take the averaged weights, measure the two extreme subnets, keep the teacher, move on, save."""
+        if self.average is not None:
+            self.average.write_back()
         report: dict[str, Any] = {"stage_ended": stage.name, "seconds": round(self.position.seconds, 1)}
         self.net.eval()
-        extremes = np.zeros((1, len(self.space.dimensions)), dtype=np.int8)
-        for name, pick in (("largest", max), ("smallest", min)):
-            for gene, dim in enumerate(self.space.dimensions):
-                allowed = stage.choices.get(dim.kind, dim.choices)
-                extremes[0, gene] = dim.choices.index(pick(v for v in dim.choices if v in allowed))
-            measured = measure_subnet(self.net, self.space.decode(extremes)[0], self.pack, before_calibration=False)
-            report[f"holdout_accuracy_{name}"] = round(measured.accuracy, 5)
+        mine = self.pack.share(self.processes.rank, self.processes.count)
+        for name, pick in (("largest", largest_within), ("smallest", smallest_within)):
+            measured = measure_subnet(self.net, pick(self.space, stage.choices), mine, before_calibration=False)
+            correct, total = self.processes.sum(measured.correct, measured.total)
+            report[f"holdout_accuracy_{name}"] = round(correct / total, 5)
         if self.teacher is None:
             self._set_teacher(self.net.extract(self.space.largest()))
         self.position = replace(self.position, stage=self.position.stage + 1, step=0)
-        self.writer.write(self.position.total_steps, report)
+        if self.writer is not None:
+            self.writer.write(self.position.total_steps, report)
         self._save()
         self.display.stage_ended(stage, report)
 
     # -- state -----------------------------------------------------------------------------------------------
 
-    def _new_optimizer(self) -> torch.optim.SGD:
+    def _start_optimizer(self) -> None:
+        """A new optimiser (and average) for the stage that begins or goes on."""
         groups = self.net.parameter_groups(self.settings.weight_decay)
-        return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+        self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+        self.average = MovingAverage(self.net, self.settings.ema_decay) if self.settings.ema_decay else None
 
     def _set_teacher(self, teacher: Subnet) -> None:
         """Freeze; in training mode, so that its batch norms fit every resolution."""
         self.teacher = teacher.requires_grad_(False).train().to(memory_format=torch.channels_last)
 
     def _save(self) -> None:
+        if not self.processes.first:
+            return
         parts: dict[str, Mapping[str, Tensor]] = {"model": self.net.state_dict()}
         if self.position.step and self.optimizer is not None:
             parts["momentum"] = momentum_of(self.optimizer, self.names)
+            if self.average is not None:
+                parts["average"] = self.average.state_dict()
         if self.teacher is not None:
             parts["teacher"] = self.teacher.state_dict()
+        if self.scaler.is_enabled():
+            state = self.scaler.state_dict()
+            parts["scaler"] = {name: torch.tensor(float(state[name])) for name in ("scale", "_growth_tracker")}
         save_checkpoint(self.path, self.position, parts)
 
     def _restore(self) -> None:
@@ -420,6 +410,12 @@ class _Training:
             teacher = self.net.extract(self.space.largest())
             load_into(teacher, parts["teacher"], source)
             self._set_teacher(teacher)
+        if "scaler" in parts:
+            scale, tracker = (float(parts["scaler"][name]) for name in ("scale", "_growth_tracker"))
+            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})
         if self.position.step:
-            self.optimizer = self._new_optimizer()
+            self._start_optimizer()
+            assert self.optimizer is not None
             restore_momentum(self.optimizer, dict(self.net.named_parameters()), parts.get("momentum", {}))
+            if self.average is not None:
+                self.average.load_state_dict(parts["average"])

@@ -32,7 +32,8 @@ from service.storage.models import Base, DeviceRow
 from supernet.errors import CheckpointError, ConfigError, RunBusyError, StorageError, TableError
 from supernet.files import read_json
 from supernet.training.data import ImageData
-from supernet.training.trainer import TrainingSettings, start_run
+from supernet.training.settings import TrainingSettings
+from supernet.training.trainer import start_run
 
 
 def test_health_readiness_and_version_answer(url: str) -> None:

@@ -22,7 +22,8 @@ from supernet.training.checkpoint import load_checkpoint
 from supernet.training.data import ImageData
 from supernet.training.metrics import Silence
 from supernet.training.schedule import Stage
-from supernet.training.trainer import TrainingSettings, exclusive, start_run, train
+from supernet.training.settings import TrainingSettings
+from supernet.training.trainer import exclusive, start_run, train
 
 SOURCE = {"root": None, "size": 32}
 

@@ -1,0 +1,327 @@
+"""Training recipes: how the subnets of a space come to be trained together, each as a list of stages.
+
+progressive   the largest network first, then elastic kernels, depths and widths, with the largest as a frozen teacher
+              (Cai et al., "Once-for-All", ICLR 2020, section 3.3 and appendix B)
+sandwich      one stage; every step trains the largest, some random and the smallest subnet, and the largest teaches
+              the others in place (Yu et al., "BigNAS", ECCV 2020, section 3)
+alphanet      the sandwich with the alpha-divergence as the distance from the teacher (Wang et al., ICML 2021)
+random        one stage; a random subnet a step, no teacher (Random Subnet Sampling, a cheap baseline)
+delayed       the largest network alone for the first half of the epochs, then the sandwich on the same learning rate
+              curve, with the subnets' gradients faded in (Annavajjala et al., "Delayed epsilon-Shrinking", ECCV 2024)
+
+A recipe is a `Recipe`; its numbers come from a `Preset`: "small-images" (ours, found on held-out images) or
+"imagenet" (the papers').
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from supernet.arch import Value
+from supernet.errors import ConfigError, one_of
+from supernet.spaces import Kind, SearchSpace
+from supernet.training.schedule import Divergence, Stage
+
+PROGRESSIVE_STAGES = ("largest", "kernel", "depth1", "depth2", "width1", "width2")
+SANDWICH_SUBNETS = 4
+RAMP_SHARE = 0.1
+"""Share of a delayed recipe's second half in which the subnets' gradients are faded in."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Epochs and learning rates of every recipe, for one kind of data.
+
+    Attributes:
+        name: as `--preset` knows it.
+        batch_size: images a step and process that the learning rates are made for.
+        label_smoothing, weight_decay, dropout: as in `TrainingSettings`.
+        calibration_images: training images kept for batch norm calibration.
+        progressive_epochs: epochs a stage, or None where `progressive_shares` divides a total.
+        progressive_shares: share of all epochs a stage.
+        warmup_epochs: stage name -> epochs of warm-up; None: a tenth of each stage.
+        learning_rates: stage name -> greatest learning rate a process; "sandwich", "alphanet", "random" and "delayed"
+            name the stage of those recipes.
+        epochs: recipe name -> epochs in all, where a recipe has a usual length.
+    """
+
+    name: str
+    batch_size: int
+    label_smoothing: float
+    weight_decay: float
+    dropout: float
+    calibration_images: int
+    progressive_shares: Mapping[str, float]
+    learning_rates: Mapping[str, float]
+    progressive_epochs: Mapping[str, int] | None = None
+    warmup_epochs: Mapping[str, float] | None = None
+    epochs: Mapping[str, int] | None = None
+
+    def warmup(self, stage: str, epochs: int) -> float:
+        """Warm-up of a stage of that many epochs."""
+        return 0.1 * epochs if self.warmup_epochs is None else min(self.warmup_epochs.get(stage, 0.0), 0.5 * epochs)
+
+    def split(self, total: int | None) -> dict[str, int]:
+        """Epochs of the stages of progressive shrinking.
+
+        Args:
+            total: epochs in all; None: the preset's own.
+
+        Raises:
+            ConfigError: fewer epochs than stages, or the preset has none of its own.
+        """
+        if total is None and self.progressive_epochs is not None:
+            return dict(self.progressive_epochs)
+        if total is None or total < len(PROGRESSIVE_STAGES):
+            raise ConfigError(
+                f"{total} epochs for {len(PROGRESSIVE_STAGES)} stages; give at least {len(PROGRESSIVE_STAGES)}, or "
+                "name stages: largest=10,kernel=2"
+            )
+        epochs = {name: max(1, int(total * share)) for name, share in self.progressive_shares.items()}
+        while sum(epochs.values()) > total:  # few epochs: the stages' least lengths are more than their shares
+            epochs[max(epochs, key=epochs.__getitem__)] -= 1
+        epochs["width2"] += total - sum(epochs.values())
+        return epochs
+
+
+SMALL_IMAGES = Preset(
+    name="small-images",
+    batch_size=32,
+    label_smoothing=0.1,
+    weight_decay=3e-5,
+    dropout=0.1,
+    calibration_images=512,
+    progressive_shares={
+        "largest": 0.35,
+        "kernel": 0.09,
+        "depth1": 0.045,
+        "depth2": 0.09,
+        "width1": 0.045,
+        "width2": 0.38,
+    },
+    learning_rates={
+        "largest": 0.1,
+        "kernel": 0.05,
+        "depth1": 0.02,
+        "depth2": 0.05,
+        "width1": 0.03,
+        "width2": 0.08,
+        "sandwich": 0.1,
+        "alphanet": 0.1,
+        "random": 0.1,
+        "delayed": 0.1,
+    },
+)
+"""Images of 8 to 32 pixels, learning rates for batches of 32.
+
+The ImageNet schedule spends nothing on the largest network, which it downloads trained; here it takes a third. The last
+stage, in which all subnets train, takes another: with a quarter and a lower rate the smallest subnet of
+`mobilenet_v3_tiny` on digits was 1 to 4 points worse on held-out images at equal cost.
+"""
+
+IMAGENET = Preset(
+    name="imagenet",
+    batch_size=64,
+    label_smoothing=0.1,
+    weight_decay=3e-5,
+    dropout=0.1,
+    calibration_images=2000,
+    progressive_shares=SMALL_IMAGES.progressive_shares,
+    progressive_epochs={"largest": 180, "kernel": 125, "depth1": 25, "depth2": 125, "width1": 25, "width2": 125},
+    warmup_epochs={
+        "largest": 5,
+        "kernel": 5,
+        "depth2": 5,
+        "width2": 5,
+        "sandwich": 5,
+        "alphanet": 5,
+        "random": 5,
+        "delayed": 5,
+    },
+    learning_rates={
+        "largest": 2.6 / 32,
+        "kernel": 3e-2,
+        "depth1": 2.5e-3,
+        "depth2": 7.5e-3,
+        "width1": 2.5e-3,
+        "width2": 7.5e-3,
+        "sandwich": 2.5e-2,
+        "alphanet": 2.5e-2,
+        "random": 2.5e-2,
+        "delayed": 2.5e-2,
+    },
+    epochs={"sandwich": 360, "alphanet": 360, "random": 360, "delayed": 360},
+)
+"""Progressive shrinking as published: batches of 64 a GPU, rates a GPU (2.6 on 32 GPUs for the largest network).
+
+The other recipes' epochs and rates are ours, after the papers' (360 epochs); nobody has tried them here."""
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SMALL_IMAGES, IMAGENET)}
+
+
+def build_stages(
+    recipe: str,
+    space: SearchSpace,
+    preset: Preset,
+    *,
+    epochs: int | Mapping[str, int] | None = None,
+    learning_rates: Mapping[str, float] | None = None,
+    processes: int = 1,
+) -> tuple[Stage, ...]:
+    """The stages of a recipe.
+
+    Args:
+        recipe: one of `RECIPES`.
+        space: the search space; elastic kinds that it lacks drop their stages.
+        preset: where epochs and learning rates come from.
+        epochs: in all; or, for progressive shrinking, a stage (those not named: none).
+        learning_rates: those that differ from the preset's, by stage name, as the optimiser shall use them.
+        processes: the preset's learning rates are multiplied by their number (as the batch is).
+
+    Raises:
+        ConfigError: unknown recipe or stage names, negative epochs, none at all, or too few.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(one_of("recipe", recipe, list(RECIPES)))
+    names = PROGRESSIVE_STAGES if recipe == "progressive" else ("largest", recipe) if recipe == "delayed" else (recipe,)
+    given = {**({} if isinstance(epochs, int) or epochs is None else epochs), **(learning_rates or {})}
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise ConfigError(f"recipe {recipe!r} has no stage {', '.join(unknown)}; its stages are {', '.join(names)}")
+    rates = {name: rate * processes for name, rate in preset.learning_rates.items()} | dict(learning_rates or {})
+    if isinstance(epochs, Mapping) or (recipe == "progressive"):
+        counts = dict.fromkeys(names, 0) | dict(epochs) if isinstance(epochs, Mapping) else preset.split(epochs)
+    else:
+        total = epochs if epochs is not None else (preset.epochs or {}).get(recipe)
+        if total is None:
+            raise ConfigError(f"recipe {recipe!r} has no usual length with preset {preset.name!r}; give --epochs")
+        counts = {names[-1]: total} if recipe != "delayed" else {"largest": total // 2, "delayed": total - total // 2}
+    if any(count < 0 for count in counts.values()) or not any(counts.values()):
+        raise ConfigError(f"epochs are {counts}; allowed: 0 or more a stage, at least 1 in all")
+    return tuple(stage for stage in RECIPES[recipe](space, counts, rates, preset) if stage.epochs)
+
+
+def _progressive(
+    space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, float], preset: Preset
+) -> list[Stage]:
+    expand_choices = sorted({v for dim in space.dimensions if dim.kind == "expand" for v in dim.choices}, reverse=True)
+    plan: list[tuple[str, int, dict[Kind, tuple[Value, ...]], tuple[Value, ...] | None]] = [
+        ("largest", 1, _greatest(space, 1, 1, 1), None),
+        ("kernel", 1, _greatest(space, None, 1, 1), None),
+        ("depth1", 2, _greatest(space, None, 2, 1), None),
+        ("depth2", 2, _greatest(space, None, 3, 1), None),
+        ("width1", 4, _greatest(space, None, 3, 2), tuple(expand_choices[:1])),
+        ("width2", 4, _greatest(space, None, 3, 3), tuple(expand_choices[:2])),
+    ]
+    stages: list[Stage] = []
+    for name, subnets, choices, trained in plan:
+        if name != "largest" and choices == stages[-1].choices:
+            continue  # the space has nothing elastic of this kind
+        stages.append(
+            Stage(
+                name,
+                epochs=epochs[name],
+                warmup_epochs=preset.warmup(name, epochs[name]),
+                learning_rate=rates[name],
+                subnets_per_step=subnets,
+                choices=choices,
+                teacher="none" if name == "largest" else "frozen",
+                sort_channels=trained,
+            )
+        )
+    return stages
+
+
+def _sandwich(
+    space: SearchSpace,
+    epochs: Mapping[str, int],
+    rates: Mapping[str, float],
+    preset: Preset,
+    *,
+    name: str = "sandwich",
+    divergence: Divergence = "cross-entropy",
+) -> list[Stage]:
+    return [
+        Stage(
+            name,
+            epochs=epochs[name],
+            warmup_epochs=preset.warmup(name, epochs[name]),
+            learning_rate=rates[name],
+            subnets_per_step=SANDWICH_SUBNETS,
+            choices={},
+            sampling="sandwich",
+            teacher="in-place",
+            divergence=divergence,
+        )
+    ]
+
+
+def _alphanet(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, float], preset: Preset) -> list[Stage]:
+    return _sandwich(space, epochs, rates, preset, name="alphanet", divergence="alpha")
+
+
+def _random(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, float], preset: Preset) -> list[Stage]:
+    return [
+        Stage(
+            "random",
+            epochs=epochs["random"],
+            warmup_epochs=preset.warmup("random", epochs["random"]),
+            learning_rate=rates["random"],
+            subnets_per_step=1,
+            choices={},
+        )
+    ]
+
+
+def _delayed(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, float], preset: Preset) -> list[Stage]:
+    share = epochs["largest"] / (epochs["largest"] + epochs["delayed"])
+    first = Stage(
+        "largest",
+        epochs=epochs["largest"],
+        warmup_epochs=preset.warmup("delayed", epochs["largest"]),
+        learning_rate=rates["delayed"],
+        subnets_per_step=1,
+        choices=_greatest(space, 1, 1, 1),
+        cosine=(0.0, share),
+    )
+    second = Stage(
+        "delayed",
+        epochs=epochs["delayed"],
+        warmup_epochs=0.0,
+        learning_rate=rates["delayed"],
+        subnets_per_step=SANDWICH_SUBNETS,
+        choices={},
+        sampling="sandwich",
+        teacher="in-place",
+        cosine=(share, 1.0),
+        ramp_epochs=RAMP_SHARE * epochs["delayed"],
+    )
+    return [first, second]
+
+
+RECIPES: dict[str, Callable[[SearchSpace, Mapping[str, int], Mapping[str, float], Preset], list[Stage]]] = {
+    "progressive": _progressive,
+    "sandwich": _sandwich,
+    "alphanet": _alphanet,
+    "random": _random,
+    "delayed": _delayed,
+}
+
+
+def _greatest(
+    space: SearchSpace, kernels: int | None, depths: int | None, widths: int | None
+) -> dict[Kind, tuple[Value, ...]]:
+    """The greatest so-many values of each kind (None: all); `widths` is for expand ratios and width multipliers."""
+    counts: dict[Kind, int | None] = {"kernel": kernels, "depth": depths, "expand": widths, "width": widths}
+    result: dict[Kind, tuple[Value, ...]] = {}
+    for kind, count in counts.items():
+        values = {
+            v
+            for dim in space.dimensions
+            if dim.kind == kind
+            for v in (dim.choices if count is None else dim.choices[-count:])
+        }
+        if values:
+            result[kind] = tuple(sorted(values))
+    return result
