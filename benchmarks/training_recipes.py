@@ -30,7 +30,7 @@ from supernet.arch import SubnetConfig
 from supernet.calibration import calibrate
 from supernet.evaluation import calibration_batches, count_correct, standard_error
 from supernet.files import read_json, write_json
-from supernet.runs import MANIFEST, RunFolder
+from supernet.runs import MANIFEST
 from supernet.spaces import SearchSpace, get_space, register_space
 from supernet.spaces.mobilenet_v3 import TINY_PLAN, mobilenet_v3_space
 from supernet.training.data import ImageData, load_data
@@ -44,7 +44,7 @@ SPACE = "mobilenet_v3_tiny"
 BATCH_SIZE = 64
 SETTINGS: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"data": "fashion-mnist", "epochs": 10, "resolutions": (16, 20, 24, 28)},
-    "cifar10": {"data": "folder", "epochs": 15, "resolutions": (16, 20, 24, 28, 32)},
+    "cifar10": {"data": "folder", "epochs": 10, "resolutions": (16, 20, 24, 28, 32)},
 }
 RECIPE_ARMS = ("progressive", "none", "random", "sandwich", "alphanet", "delayed")
 UNIFORM = {  # subnet -> depth of all stages, kernel and expand ratio of all blocks, number of the resolution
@@ -234,9 +234,8 @@ def report() -> None:
         print(f"\n{setting}: test accuracy in %, mean over seeds")
         for arm, row in table.items():
             cells_text = "  ".join(f"{name} {100 * s['test_mean']:.2f}" for name, s in row["subnets"].items())
-            print(
-                f"{arm:<12} {row['forward_macs'] / 1e15:7.2f} P MACs  mean {100 * row['mean_over_uniform']:.2f}   {cells_text}"
-            )
+            cost = f"{row['forward_macs'] / 1e12:6.2f} T MACs"
+            print(f"{arm:<12} {cost}  mean {100 * row['mean_over_uniform']:.2f}   {cells_text}")
     write_json(RESULTS / "report.json", result)
     print(json.dumps({"written": str(RESULTS / "report.json")}))
 
