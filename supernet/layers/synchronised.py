@@ -54,7 +54,7 @@ class _SynchronisedBatchNorm(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         values = x.numel() // x.shape[1]
-        local_var, local_mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        local_var, local_mean = torch.var_mean(x.to(weight.dtype), (0, 2, 3), correction=0)
         # sums of counts, means and squares, in float64: E[x^2] - E[x]^2 would lose digits in float32
         mean64 = local_mean.double()
         moments = torch.cat(

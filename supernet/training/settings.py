@@ -12,8 +12,13 @@ import torch
 from supernet.errors import ConfigError, one_of
 from supernet.training.schedule import Stage
 
-Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+PRECISIONS: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
 CHECKPOINT_SECONDS = 60.0
 """Longest time between two checkpoints; one is also written after every epoch."""
 
@@ -37,7 +42,8 @@ class TrainingSettings:
         dropout: before the classifier.
         clip_norm: greatest norm of a step's gradient; 0: no limit.
         ema_decay: decay a step of the moving average of the weights, with which every stage ends; 0: none.
-        precision: of the forward and backward pass; weights and their updates are fp32 always.
+        precision: "fp32"; "bf16" or "fp16" for the forward and backward pass, with weights and updates in fp32; or
+            "fp64" for everything, to tell rounding from a fault (stored weights are fp32).
         sync_batch_norm: whether batch norm sees the batches of all processes together.
         calibration_images: training images kept for batch norm calibration.
         threads: CPU threads; results are repeatable for one number of threads. 0: as many as torch takes.

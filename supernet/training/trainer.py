@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from supernet.errors import CheckpointError, ConfigError, DataError, RunBusyErro
 from supernet.evaluation import measure_subnet
 from supernet.files import read_json, sha256_file, write_json
 from supernet.images import prepare
-from supernet.network import Subnet, Supernet
+from supernet.network import Supernet
 from supernet.runs import FORMAT, IMAGES, MANIFEST, WEIGHTS, RunFolder
 from supernet.spaces import SearchSpace, get_space
 from supernet.tensors import load_into, save_tensors
@@ -188,11 +189,13 @@ class _Training:
         self.normalisation = self.pack.normalisation
         self.steps_per_epoch = data.train_count // settings.step_images
         self.net = Supernet(space, dropout=settings.dropout, generator=torch_generator(settings.seed, "weights"))
-        self.net.synchronise_batch_norm(settings.sync_batch_norm and processes.count > 1)
+        self.sync_batch_norm = settings.sync_batch_norm and processes.count > 1
+        self.net.synchronise_batch_norm(self.sync_batch_norm)
         self.device = torch.device(settings.device)
-        self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = torch.float64 if settings.precision == "fp64" else torch.float32
+        self.net.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.net.named_parameters()}
-        self.teacher: Subnet | None = None
+        self.teacher: Supernet | None = None
         self.position = Position()
         self.optimizer: torch.optim.SGD | None = None
         self.average: MovingAverage | None = None
@@ -210,7 +213,7 @@ class _Training:
             self._finish()
 
     def _finish(self) -> None:
-        save_tensors(self.path / WEIGHTS, self.net.state_dict())
+        save_tensors(self.path / WEIGHTS, self.net.float().state_dict())
         manifest = read_json(self.path / MANIFEST)
         manifest["weights"] = {"file": WEIGHTS, "sha256": sha256_file(self.path / WEIGHTS)}
         manifest["status"] = "complete"
@@ -294,15 +297,15 @@ class _Training:
         teacher_logits: Tensor | None = None
         for index, config in enumerate(configs):
             if config.resolution not in sized:
-                sized[config.resolution] = prepare(images, config.resolution, self.normalisation)
+                sized[config.resolution] = prepare(images, config.resolution, self.normalisation).to(self.dtype)
             x = sized[config.resolution]
             if stage.teacher == "frozen" and self.teacher is not None and teacher_logits is None:
                 with torch.no_grad(), self._precision():
-                    teacher_logits = self.teacher(x).float()
+                    teacher_logits = self.teacher(x).to(self.dtype)
             self.net.activate(config)
             place = (position.stage, position.step, index, part, self.processes.rank)
             with seeded(settings.seed, "dropout", *place), self._precision():
-                logits = self.net(x).float()
+                logits = self.net(x).to(self.dtype)
             if stage.teacher == "in-place" and index:
                 assert teacher_logits is not None
                 loss = teacher_loss(logits, teacher_logits, stage.divergence)
@@ -329,8 +332,9 @@ class _Training:
             self.average.update(self.position.step)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        dtype = PRECISIONS[self.settings.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        if self.settings.precision in ("bf16", "fp16"):
+            return torch.autocast(self.device.type, PRECISIONS[self.settings.precision])
+        return nullcontext()
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """This process's part of the step's images, augmented, float on the scale [0, 1], and their labels."""
@@ -358,14 +362,15 @@ class _Training:
         if self.average is not None:
             self.average.write_back()
         report: dict[str, Any] = {"stage_ended": stage.name, "seconds": round(self.position.seconds, 1)}
-        self.net.eval()
+        measured_net = self.net if self.dtype == torch.float32 else deepcopy(self.net).float()
+        measured_net.eval()
         mine = self.pack.share(self.processes.rank, self.processes.count)
         for name, pick in (("largest", largest_within), ("smallest", smallest_within)):
-            measured = measure_subnet(self.net, pick(self.space, stage.choices), mine, before_calibration=False)
+            measured = measure_subnet(measured_net, pick(self.space, stage.choices), mine, before_calibration=False)
             correct, total = self.processes.sum(measured.correct, measured.total)
             report[f"holdout_accuracy_{name}"] = round(correct / total, 5)
-        if self.teacher is None:
-            self._set_teacher(self.net.extract(self.space.largest()))
+        if self.teacher is None and any(later.teacher == "frozen" for later in self.settings.stages):
+            self._set_teacher(self.net.state_dict())
         self.position = replace(self.position, stage=self.position.stage + 1, step=0)
         if self.writer is not None:
             self.writer.write(self.position.total_steps, report)
@@ -380,9 +385,13 @@ class _Training:
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
         self.average = MovingAverage(self.net, self.settings.ema_decay) if self.settings.ema_decay else None
 
-    def _set_teacher(self, teacher: Subnet) -> None:
-        """Freeze; in training mode, so that its batch norms fit every resolution."""
-        self.teacher = teacher.requires_grad_(False).train().to(memory_format=torch.channels_last)
+    def _set_teacher(self, state: Mapping[str, Tensor]) -> None:
+        """Freeze the largest network of these weights; in training mode, so that batch norms fit every resolution."""
+        self.teacher = Supernet(self.space, generator=torch.Generator())
+        self.teacher.load_state_dict(state)
+        self.teacher.synchronise_batch_norm(self.sync_batch_norm)
+        self.teacher.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher.requires_grad_(False).train()
 
     def _save(self) -> None:
         if not self.processes.first:
@@ -407,9 +416,8 @@ class _Training:
         source = repr(str(self.path / FILE))
         load_into(self.net, parts.get("model", {}), source)
         if "teacher" in parts:
-            teacher = self.net.extract(self.space.largest())
-            load_into(teacher, parts["teacher"], source)
-            self._set_teacher(teacher)
+            load_into(Supernet(self.space, generator=torch.Generator()), parts["teacher"], source)
+            self._set_teacher(parts["teacher"])
         if "scaler" in parts:
             scale, tracker = (float(parts["scaler"][name]) for name in ("scale", "_growth_tracker"))
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})

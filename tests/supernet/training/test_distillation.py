@@ -5,25 +5,53 @@ import math
 import pytest
 import torch
 
-from supernet.training.distillation import subnet_loss
+from supernet.training.distillation import alpha_divergence, label_loss, teacher_loss
+
+LOGITS = torch.tensor([[math.log(3), 0.0]])
+"""Probabilities 3/4 and 1/4."""
 
 
-def test_without_a_teacher_it_is_cross_entropy() -> None:
-    """By hand: logits (ln 3, 0) give probabilities 3/4 and 1/4."""
-    logits = torch.tensor([[math.log(3), 0.0]])
-    loss = subnet_loss(logits, torch.tensor([1]), None, label_smoothing=0, kd_ratio=1)
-    assert float(loss) == pytest.approx(math.log(4))
-
-
-def test_the_teachers_probabilities_are_a_second_target() -> None:
-    """By hand: with a teacher that says 1/2, 1/2 the second term is the mean of -ln 3/4 and -ln 1/4."""
-    logits = torch.tensor([[math.log(3), 0.0]])
-    loss = subnet_loss(logits, torch.tensor([1]), torch.zeros(1, 2), label_smoothing=0, kd_ratio=2)
-    assert float(loss) == pytest.approx(math.log(4) + 2 * (math.log(4) + math.log(4 / 3)) / 2)
-
-
-def test_label_smoothing_spreads_the_first_target() -> None:
+def test_the_label_loss_is_cross_entropy_with_smoothing() -> None:
     """By hand: targets 0.05 and 0.95 of two classes with smoothing 0.1."""
-    logits = torch.tensor([[math.log(3), 0.0]])
-    loss = subnet_loss(logits, torch.tensor([1]), None, label_smoothing=0.1, kd_ratio=1)
-    assert float(loss) == pytest.approx(0.95 * math.log(4) + 0.05 * math.log(4 / 3))
+    assert float(label_loss(LOGITS, torch.tensor([1]), label_smoothing=0)) == pytest.approx(math.log(4))
+    smooth = label_loss(LOGITS, torch.tensor([1]), label_smoothing=0.1)
+    assert float(smooth) == pytest.approx(0.95 * math.log(4) + 0.05 * math.log(4 / 3))
+
+
+def test_the_teachers_probabilities_are_a_target() -> None:
+    """By hand: with a teacher that says 1/2, 1/2 the loss is the mean of -ln 3/4 and -ln 1/4."""
+    assert float(teacher_loss(LOGITS, torch.zeros(1, 2))) == pytest.approx((math.log(4) + math.log(4 / 3)) / 2)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.5, 1.0, 2.0])
+def test_the_alpha_divergence_is_its_definition_in_value_and_gradient(alpha: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    p, q = teacher.softmax(1), logits.softmax(1)
+    if alpha == 1:
+        expected = (p * (p / q).log()).sum(1)
+    else:
+        expected = ((p**alpha * q ** (1 - alpha)).sum(1) - 1) / (alpha * (alpha - 1))
+    found = alpha_divergence(logits, teacher, (alpha,), math.inf)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(values.sum(), logits, retain_graph=True)[0] for values in (found, expected))
+    )
+
+
+def test_a_subnet_that_agrees_with_its_teacher_has_no_loss_and_no_gradient() -> None:
+    logits = LOGITS.clone().requires_grad_(True)
+    loss = teacher_loss(logits, LOGITS, "alpha")
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert float(torch.autograd.grad(loss, logits)[0].abs().max()) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_greater_divergence_of_each_image_counts_and_ratios_are_bounded() -> None:
+    sure, unsure = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.5, 0.0]])
+    both = torch.cat([sure, unsure]).requires_grad_(True)
+    teacher = torch.cat([unsure, sure])
+    each = torch.stack([alpha_divergence(both, teacher, (alpha,)) for alpha in (-1.0, 1.0)])
+    torch.testing.assert_close(alpha_divergence(both, teacher), each.max(0).values)
+    far = alpha_divergence(torch.tensor([[30.0, -30.0]], requires_grad=True), torch.tensor([[-30.0, 30.0]]))
+    assert 0 < far.item() < 1000

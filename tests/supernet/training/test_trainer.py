@@ -11,20 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from supernet.errors import CheckpointError, ConfigError, DataError, RunBusyError, StorageError
 from supernet.files import read_json, sha256_file
+from supernet.network import Supernet
 from supernet.runs import RunFolder
+from supernet.spaces import SearchSpace, get_space
 from supernet.tensors import load_tensors
 from supernet.training.checkpoint import load_checkpoint
 from supernet.training.data import ImageData
 from supernet.training.metrics import Silence
+from supernet.training.recipes import SMALL_IMAGES, build_stages
 from supernet.training.schedule import Stage
+from supernet.training.seeds import torch_generator
 from supernet.training.settings import TrainingSettings
 from supernet.training.trainer import exclusive, start_run, train
 
+SPACE = "mobilenet_v3_tiny"
 SOURCE = {"root": None, "size": 32}
 
 
@@ -73,6 +79,91 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
         digests.append(train(tmp_path / name, few_digits).weights_sha256)
     assert digests[0] == RunFolder(tiny_run).weights_sha256
     assert digests[1] != digests[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("sandwich", {"accumulate": 2}),
+        ("alphanet", {"clip_norm": 0.5}),
+        ("delayed", {"ema_decay": 0.9}),
+        ("random", {"precision": "bf16"}),
+    ],
+)
+def test_every_recipe_and_option_trains_and_resumes_alike(
+    recipe: str,
+    changes: dict[str, Any],
+    tmp_path: Path,
+    few_digits: ImageData,
+    short_settings: TrainingSettings,
+    tiny: SearchSpace,
+) -> None:
+    stages = build_stages(recipe, tiny, SMALL_IMAGES, epochs=2)
+    settings = replace(short_settings, stages=stages, recipe=recipe, checkpoint_seconds=0.0, **changes)
+    plain = replace(short_settings, stages=stages, recipe=recipe)
+    for name, here in (("whole", settings), ("broken", settings), ("plain", plain)):
+        start_run(tmp_path / name, here, few_digits, SOURCE)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", few_digits, _StopAfter(6))
+    digests = {name: train(tmp_path / name, few_digits).weights_sha256 for name in ("whole", "broken", "plain")}
+    assert digests["broken"] == digests["whole"]
+    assert digests["plain"] != digests["whole"]  # the option has an effect
+    weights = load_tensors(tmp_path / "whole" / "supernet.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    losses = [json.loads(line)["loss"] for line in _lines(tmp_path / "whole") if '"loss"' in line]
+    assert all(0 < loss < 5 for loss in losses)
+
+
+def _lines(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text().splitlines()
+
+
+def test_a_batch_in_parts_has_the_gradient_of_its_parts_mean(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two equal halves: batch norm sees the same in each half as in the whole, so the first gradient is the same."""
+    stage = replace(short_settings.stages[0], epochs=1, learning_rate=0.05)
+    half = few_digits.train_images[:32]
+    twice = replace(
+        few_digits, train_images=torch.cat([half, half]), train_labels=few_digits.train_labels[:32].repeat(2)
+    )
+    identity = np.arange(64)
+    monkeypatch.setattr(
+        "supernet.training.trainer.numpy_generator",
+        lambda *_: type("Order", (), {"permutation": lambda _, n: identity})(),
+    )
+    weights = []
+    for parts in (1, 2):
+        settings = replace(short_settings, stages=(stage,), accumulate=parts, dropout=0.0, precision="fp64")
+        start_run(tmp_path / str(parts), settings, twice, SOURCE)
+        train(tmp_path / str(parts), twice)
+        weights.append(load_tensors(tmp_path / str(parts) / "supernet.safetensors"))
+    start = dict(
+        Supernet(get_space(SPACE), generator=torch_generator(short_settings.seed, "weights")).named_parameters()
+    )
+    moved = sum(float((weights[0][name] - value.detach()).square().sum()) for name, value in start.items()) ** 0.5
+    apart = sum(float((weights[0][name] - weights[1][name]).square().sum()) for name in start) ** 0.5
+    assert moved > 0.01
+    assert apart < 1e-5 * moved
+
+
+def test_a_clipped_gradient_moves_the_weights_by_no_more_than_its_norm(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings
+) -> None:
+    """One step from rest: with Nesterov momentum 0.9 the step is 1.9 times rate times gradient."""
+    stage = replace(short_settings.stages[0], epochs=1, warmup_epochs=0.0, learning_rate=0.1)
+    few = replace(few_digits, train_images=few_digits.train_images[:64], train_labels=few_digits.train_labels[:64])
+    moved = []
+    for clip in (0.0, 0.01):
+        settings = replace(short_settings, stages=(stage,), clip_norm=clip, weight_decay=0.0)
+        start_run(tmp_path / str(clip), settings, few, SOURCE)
+        train(tmp_path / str(clip), few)
+        before = Supernet(get_space(settings.space), generator=torch_generator(settings.seed, "weights"))
+        after = load_tensors(tmp_path / str(clip) / "supernet.safetensors")
+        squares = sum(float((after[n] - p.detach()).square().sum()) for n, p in before.named_parameters())
+        moved.append(squares**0.5)
+    assert moved[1] == pytest.approx(1.9 * 0.1 * 0.01, rel=1e-3)
+    assert moved[0] > 10 * moved[1]
 
 
 @pytest.mark.parametrize("steps", [3, 4, 9, 22])
@@ -204,7 +295,18 @@ def test_fewer_images_than_a_batch_are_refused(
 def test_all_faults_of_the_settings_are_named_at_once(short_settings: TrainingSettings) -> None:
     with pytest.raises(ConfigError) as caught:
         replace(
-            short_settings, batch_size=1, label_smoothing=1.0, kd_ratio=float("nan"), seed=-1, device="tpu", threads=-1
+            short_settings,
+            batch_size=1,
+            label_smoothing=1.0,
+            kd_ratio=float("nan"),
+            seed=-1,
+            device="tpu",
+            threads=-1,
+            accumulate=3,
+            ema_decay=1.0,
+            clip_norm=-1.0,
+            processes=0,
+            precision="fp8",  # type: ignore[arg-type]
         )
     text = str(caught.value)
     assert text.startswith("training settings: ")
@@ -215,6 +317,11 @@ def test_all_faults_of_the_settings_are_named_at_once(short_settings: TrainingSe
         "seed is -1",
         "device is 'tpu'",
         "threads is -1",
+        "accumulate is 3",
+        "ema_decay is 1.0",
+        "clip_norm is -1.0",
+        "processes is 0",
+        "unknown precision 'fp8'",
     ):
         assert name in text
     stage: Stage = replace(short_settings.stages[0], learning_rate=0.0)

@@ -1,0 +1,144 @@
+"""Two real processes under torchrun, talking by gloo."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from supernet.errors import ConfigError
+from supernet.files import read_json
+from supernet.runs import RunFolder
+from supernet.spaces import SearchSpace
+from supernet.tensors import load_tensors
+from supernet.training.data import ImageData
+from supernet.training.processes import Processes
+from supernet.training.recipes import SMALL_IMAGES, build_stages
+from supernet.training.settings import TrainingSettings
+from supernet.training.trainer import start_run, train
+
+SOURCE = {"root": None, "size": 32}
+SCRIPT = """
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from supernet.training.data import load_data
+from supernet.training.processes import joined
+from supernet.training.trainer import train
+data = load_data("digits")
+few = dict(train_images=data.train_images[:280], train_labels=data.train_labels[:280], digest="few")
+print(os.getpid(), flush=True)
+with joined("cpu") as here:
+    train(Path(sys.argv[1]), replace(data, **few), processes=here)
+"""
+
+
+@pytest.fixture
+def settings(tiny: SearchSpace) -> TrainingSettings:
+    """Two stages of two epochs of 8 steps for 2 x 16 images, with several subnets a step."""
+    stages = build_stages(
+        "progressive", tiny, SMALL_IMAGES, epochs={"largest": 1, "width2": 2}, learning_rates={"width2": 0.05}
+    )
+    small = tuple(replace(stage, choices={**stage.choices, "resolution": (16, 20)}) for stage in stages)
+    return TrainingSettings(
+        tiny.name,
+        small,
+        batch_size=16,
+        processes=2,
+        sync_batch_norm=True,
+        dropout=0.0,
+        calibration_images=64,
+        threads=1,
+    )
+
+
+def _start(path: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, str(script), str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_doubled_batch(
+    tmp_path: Path, few_digits: ImageData, settings: TrainingSettings
+) -> None:
+    """24 steps, batch norm over both processes; the order of sums is all that differs.
+
+    In fp64: in fp32 each rounding error that pushes a value over the kink of an activation moves the gradient of
+    this small, freshly drawn network by up to a percent, in one process as in two.
+    """
+    settings = replace(settings, precision="fp64")
+    start_run(tmp_path / "two", settings, few_digits, SOURCE)
+    process = _start(tmp_path / "two", tmp_path)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors.decode()
+    start_run(tmp_path / "one", replace(settings, processes=1, batch_size=32), few_digits, SOURCE)
+    train(tmp_path / "one", few_digits)
+    one, two = (load_tensors(tmp_path / name / "supernet.safetensors") for name in ("one", "two"))
+    largest = {name: float((one[name] - two[name]).abs().max()) for name in one}
+    worst = max(largest, key=largest.__getitem__)
+    assert largest[worst] <= 1e-5 * max(1.0, float(one[worst].abs().max())), (worst, largest[worst])
+    moved = load_tensors(tmp_path / "one" / "supernet.safetensors")["layers.stem.conv.weight"]
+    assert float(moved.abs().max()) > 0
+
+
+@pytest.mark.slow
+def test_kill_9_of_two_processes_leaves_no_trace(
+    tmp_path: Path, few_digits: ImageData, settings: TrainingSettings
+) -> None:
+    settings = replace(settings, dropout=0.1, sync_batch_norm=False, checkpoint_seconds=0.0)
+    start_run(tmp_path / "whole", settings, few_digits, SOURCE)
+    process = _start(tmp_path / "whole", tmp_path)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors.decode()
+    start_run(tmp_path / "killed", settings, few_digits, SOURCE)
+    moments, kills = random.Random(0), 0
+    while not RunFolder(tmp_path / "killed").complete:
+        process = _start(tmp_path / "killed", tmp_path)
+        assert process.stdout is not None
+        workers = [int(process.stdout.readline()) for _ in range(2)]  # torchrun gives each its own session
+        if kills < 3:
+            time.sleep(moments.uniform(0.2, 1.5))
+            for pid in (*workers, process.pid):
+                os.kill(pid, signal.SIGKILL)
+            kills += 1
+        process.communicate(timeout=200)
+    assert kills == 3
+    assert RunFolder(tmp_path / "killed").weights_sha256 == RunFolder(tmp_path / "whole").weights_sha256
+
+
+def test_another_number_of_processes_cannot_go_on(
+    tmp_path: Path, few_digits: ImageData, settings: TrainingSettings
+) -> None:
+    start_run(tmp_path, settings, few_digits, SOURCE)
+    with pytest.raises(ConfigError, match=r"started with 2 process\(es\), not with 1; go on with: torchrun"):
+        train(tmp_path, few_digits)
+    assert read_json(tmp_path / "manifest.json")["status"] == "training"
+
+
+def test_one_process_alone_needs_no_others() -> None:
+    alone = Processes()
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, 2.0])
+    alone.average_gradients([parameter])
+    alone.wait()
+    assert alone.first
+    assert alone.sum(3, 4.5) == [3, 4.5]
+    assert parameter.grad.tolist() == [1, 2]

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+
+from supernet.errors import ConfigError
+from supernet.spaces import SearchSpace
+from supernet.training.recipes import IMAGENET, PROGRESSIVE_STAGES, RECIPES, SMALL_IMAGES, build_stages
+from supernet.training.schedule import Stage
+
+
+def _progressive(space: SearchSpace, **epochs: int) -> tuple[Stage, ...]:
+    return build_stages("progressive", space, SMALL_IMAGES, epochs=dict.fromkeys(PROGRESSIVE_STAGES, 10) | epochs)
+
+
+def test_stages_open_kernel_depth_and_width_in_the_papers_order(tiny: SearchSpace) -> None:
+    """Values: Cai et al., ICLR 2020, appendix B."""
+    found = [
+        (s.name, s.subnets_per_step, s.choices["kernel"], s.choices["depth"], s.choices["expand"], s.sort_channels)
+        for s in _progressive(tiny)
+    ]
+    assert found == [
+        ("largest", 1, (7,), (4,), (6,), None),
+        ("kernel", 1, (3, 5, 7), (4,), (6,), None),
+        ("depth1", 2, (3, 5, 7), (3, 4), (6,), None),
+        ("depth2", 2, (3, 5, 7), (2, 3, 4), (6,), None),
+        ("width1", 4, (3, 5, 7), (2, 3, 4), (4, 6), (6,)),
+        ("width2", 4, (3, 5, 7), (2, 3, 4), (3, 4, 6), (6, 4)),
+    ]
+
+
+def test_the_imagenet_preset_is_the_published_schedule(tiny: SearchSpace) -> None:
+    """Values: Cai et al., ICLR 2020, appendix B: 120 + 5 epochs, rates a GPU of 64 images, here for 8 GPUs."""
+    stages = build_stages("progressive", tiny, IMAGENET, processes=8)
+    found = [(s.name, s.epochs, s.warmup_epochs, s.learning_rate / 8) for s in stages]
+    assert found == [
+        ("largest", 180, 5, pytest.approx(0.08125)),
+        ("kernel", 125, 5, pytest.approx(3e-2)),
+        ("depth1", 25, 0, pytest.approx(2.5e-3)),
+        ("depth2", 125, 5, pytest.approx(7.5e-3)),
+        ("width1", 25, 0, pytest.approx(2.5e-3)),
+        ("width2", 125, 5, pytest.approx(7.5e-3)),
+    ]
+    assert IMAGENET.batch_size == 64
+    assert IMAGENET.calibration_images == 2000
+
+
+def test_only_the_largest_network_trains_without_a_teacher(tiny: SearchSpace) -> None:
+    assert [stage.teacher for stage in _progressive(tiny)] == ["none"] + ["frozen"] * 5
+
+
+def test_a_stage_without_epochs_is_left_out(tiny: SearchSpace) -> None:
+    assert [stage.name for stage in _progressive(tiny, depth1=0, width1=0)] == ["largest", "kernel", "depth2", "width2"]
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("total", [6, 23, 100])
+def test_every_recipe_spends_exactly_the_epochs_that_it_gets(recipe: str, total: int, tiny: SearchSpace) -> None:
+    stages = build_stages(recipe, tiny, SMALL_IMAGES, epochs=total)
+    assert sum(stage.epochs for stage in stages) == total
+    assert all(stage.warmup_epochs <= stage.epochs for stage in stages)
+
+
+def test_delayed_shrinking_is_half_the_largest_network_then_the_sandwich_on_one_curve(tiny: SearchSpace) -> None:
+    first, second = build_stages("delayed", tiny, SMALL_IMAGES, epochs=20)
+    assert (first.epochs, second.epochs, first.sampling, second.sampling) == (10, 10, "random", "sandwich")
+    assert first.choices["expand"] == (6,)
+    assert second.choices == {}
+    assert first.learning_rate_at(10 * 5, 5) == pytest.approx(second.learning_rate_at(0, 5), rel=0.02)
+    assert second.subnet_weight_at(0, 10) == pytest.approx(0.1)
+
+
+def test_alphanet_is_the_sandwich_with_another_divergence(tiny: SearchSpace) -> None:
+    (sandwich,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=5)
+    (alpha,) = build_stages("alphanet", tiny, SMALL_IMAGES, epochs=5)
+    assert (sandwich.divergence, alpha.divergence) == ("cross-entropy", "alpha")
+    assert (sandwich.sampling, sandwich.teacher, sandwich.subnets_per_step) == ("sandwich", "in-place", 4)
+    assert (alpha.sampling, alpha.teacher, alpha.subnets_per_step) == ("sandwich", "in-place", 4)
+
+
+@pytest.mark.parametrize("total", [6, 7, 34, 100, 999])
+def test_epochs_are_split_without_loss(total: int) -> None:
+    epochs = SMALL_IMAGES.split(total)
+    assert sum(epochs.values()) == total
+    assert min(epochs.values()) >= 1
+    assert max(epochs, key=epochs.__getitem__) in ("largest", "width2")
+
+
+def test_given_learning_rates_are_used_as_they_are_and_usual_ones_for_each_process(tiny: SearchSpace) -> None:
+    (stage,) = build_stages("random", tiny, SMALL_IMAGES, epochs=5, processes=4)
+    assert stage.learning_rate == pytest.approx(4 * SMALL_IMAGES.learning_rates["random"])
+    (stage,) = build_stages("random", tiny, SMALL_IMAGES, epochs=5, processes=4, learning_rates={"random": 0.3})
+    assert stage.learning_rate == 0.3
+
+
+def test_impossible_recipes_are_refused(tiny: SearchSpace) -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'bignas'; allowed: progressive, sandwich"):
+        build_stages("bignas", tiny, SMALL_IMAGES, epochs=5)
+    with pytest.raises(ConfigError, match="5 epochs for 6 stages; give at least 6"):
+        build_stages("progressive", tiny, SMALL_IMAGES, epochs=5)
+    with pytest.raises(ConfigError, match=r"epochs are .*; allowed: 0 or more a stage"):
+        _progressive(tiny, kernel=-1)
+    with pytest.raises(ConfigError, match="recipe 'progressive' has no stage kernels; its stages are largest, kernel"):
+        _progressive(tiny, kernels=3)
+    with pytest.raises(ConfigError, match="recipe 'random' has no stage kernel; its stages are random"):
+        build_stages("random", tiny, SMALL_IMAGES, epochs=5, learning_rates={"kernel": 1.0})
+    with pytest.raises(ConfigError, match="has no usual length with preset 'small-images'; give --epochs"):
+        build_stages("sandwich", tiny, SMALL_IMAGES)
