@@ -46,7 +46,11 @@ with joined("cpu") as here:
 def settings(tiny: SearchSpace) -> TrainingSettings:
     """Two stages of two epochs of 8 steps for 2 x 16 images, with several subnets a step."""
     stages = build_stages(
-        "progressive", tiny, SMALL_IMAGES, epochs={"largest": 1, "width2": 2}, learning_rates={"width2": 0.05}
+        "progressive",
+        tiny,
+        SMALL_IMAGES,
+        epochs={"largest": 1, "width2": 2},
+        learning_rates={"largest": 0.02, "width2": 0.01},
     )
     small = tuple(replace(stage, choices={**stage.choices, "resolution": (16, 20)}) for stage in stages)
     return TrainingSettings(
@@ -81,8 +85,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(
 ) -> None:
     """24 steps, batch norm over both processes; the order of sums is all that differs.
 
-    In fp64: in fp32 each rounding error that pushes a value over the kink of an activation moves the gradient of
-    this small, freshly drawn network by up to a percent, in one process as in two.
+    In fp64 and with a low rate: a freshly drawn network is chaotic. With a rate of 0.1 a difference grows four times a
+    step, and one that pushes a value over the kink of an activation moves the gradient by up to a percent at once.
     """
     settings = replace(settings, precision="fp64")
     start_run(tmp_path / "two", settings, few_digits, SOURCE)
