@@ -203,3 +203,32 @@ TINY = mobilenet_v3_space(
     num_classes=10,
 )
 """For 16 to 32 pixel images: the ImageNet network's parts, with a stride of 8, not 32, and three stages, not five."""
+
+
+def _imagenet_plan(width_mult: float) -> MobileNetV3Plan:
+    """MobileNetV3-Large with four blocks a stage; every width is multiplied."""
+
+    def width(channels: int) -> int:
+        return make_divisible(channels * width_mult)
+
+    return MobileNetV3Plan(
+        stem_width=width(16),
+        stem_stride=2,
+        first_width=width(16),
+        first_stride=1,
+        stages=(
+            Stage(width(24), 2, "relu", squeeze_excite=False),
+            Stage(width(40), 2, "relu", squeeze_excite=True),
+            Stage(width(80), 2, "h_swish", squeeze_excite=False),
+            Stage(width(112), 1, "h_swish", squeeze_excite=True),
+            Stage(width(160), 2, "h_swish", squeeze_excite=True),
+        ),
+        final_width=width(960),
+        feature_width=width(1280),
+    )
+
+
+IMAGENET_RESOLUTIONS = tuple(range(128, 225, 4))
+
+W1_0 = mobilenet_v3_space("mobilenet_v3_w1.0", _imagenet_plan(1.0), resolutions=IMAGENET_RESOLUTIONS, num_classes=1000)
+W1_2 = mobilenet_v3_space("mobilenet_v3_w1.2", _imagenet_plan(1.2), resolutions=IMAGENET_RESOLUTIONS, num_classes=1000)
