@@ -25,6 +25,8 @@ Kind = Literal["resolution", "depth", "kernel", "expand", "width"]
 KINDS: tuple[Kind, ...] = ("resolution", "depth", "kernel", "expand", "width")
 _FIELDS: dict[Kind, str] = {"depth": "depths", "kernel": "kernels", "expand": "expands", "width": "widths"}
 INACTIVE = 0
+IMAGENET_RESOLUTIONS = tuple(range(128, 225, 4))
+"""Sides of the square images that the published ImageNet supernets were trained on, pixels."""
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -34,6 +36,11 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def strided(size: int, stride: int) -> int:
+    """Side of the output of a convolution or pool that is padded by half its kernel, for any stride."""
+    return -(-size // stride)
 
 
 @dataclass(frozen=True)
