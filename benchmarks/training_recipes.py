@@ -32,7 +32,8 @@ from supernet.evaluation import calibration_batches, count_correct, standard_err
 from supernet.files import read_json, write_json
 from supernet.runs import MANIFEST
 from supernet.spaces import SearchSpace, get_space, register_space
-from supernet.spaces.mobilenet_v3 import TINY_PLAN, mobilenet_v3_space
+from supernet.spaces.inverted_residual import inverted_residual_space
+from supernet.spaces.mobilenet_v3 import TINY_PLAN
 from supernet.training.data import ImageData, load_data
 from supernet.training.recipes import SMALL_IMAGES, build_stages
 from supernet.training.sampling import draw_subnets
@@ -152,7 +153,7 @@ def subnets(resolutions: tuple[int, ...]) -> dict[str, SubnetConfig]:
 def _space_of_one(name: str, resolutions: tuple[int, ...]) -> SearchSpace:
     depth, kernel, expand, r = UNIFORM[name]
     plan = replace(TINY_PLAN, stages=tuple(replace(stage, max_depth=depth) for stage in TINY_PLAN.stages))
-    space = mobilenet_v3_space(
+    space = inverted_residual_space(
         f"one_{name}_{resolutions[r]}",
         plan,
         resolutions=(resolutions[r],),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from supernet import registry
+from supernet.spaces import mobilenet_v3, proxyless, resnet50
 from supernet.spaces.base import (
     ElasticDimension,
     Genotypes,
@@ -12,7 +13,6 @@ from supernet.spaces.base import (
     largest_resolution,
     make_divisible,
 )
-from supernet.spaces.mobilenet_v3 import TINY
 
 __all__ = [
     "ElasticDimension",
@@ -27,7 +27,8 @@ __all__ = [
     "register_space",
 ]
 
-registry.register(TINY)
+for _space in (mobilenet_v3.TINY, mobilenet_v3.W1_0, mobilenet_v3.W1_2, proxyless.W1_3, resnet50.RESNET50):
+    registry.register(_space)
 
 get_space = registry.find
 list_spaces = registry.names

@@ -8,7 +8,8 @@ import pytest
 
 from supernet import get_space, registry
 from supernet.spaces import SearchSpace
-from supernet.spaces.mobilenet_v3 import MobileNetV3Plan, Stage, mobilenet_v3_space
+from supernet.spaces.inverted_residual import Stage, inverted_residual_space
+from supernet.spaces.mobilenet_v3 import mobilenet_v3_plan
 
 
 @pytest.fixture
@@ -23,8 +24,12 @@ def toy() -> Iterator[SearchSpace]:
         Stage(16, 2, "relu", squeeze_excite=False, max_depth=2),
         Stage(24, 2, "relu", squeeze_excite=True, max_depth=2),
     )
-    plan = MobileNetV3Plan(8, 1, 8, 2, stages, final_width=32, feature_width=48)
-    space = mobilenet_v3_space("toy_for_search", plan, resolutions=(16, 24), num_classes=4, expands=(3, 6), min_depth=1)
+    plan = mobilenet_v3_plan(
+        stem_width=8, stem_stride=1, first_width=8, first_stride=2, stages=stages, final_width=32, feature_width=48
+    )
+    space = inverted_residual_space(
+        "toy_for_search", plan, resolutions=(16, 24), num_classes=4, expands=(3, 6), min_depth=1
+    )
     registry.register(space)
     yield space
     del registry._spaces[space.name]
