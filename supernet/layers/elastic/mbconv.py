@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.arch import LayerSpec
-from supernet.layers.activations import activate
 from supernet.layers.depthwise import depthwise_conv2d
 from supernet.layers.elastic.base import ElasticLayer, State, Weight, order_by_importance, present
 from supernet.layers.elastic.norm import ElasticBatchNorm, ElasticConvNorm
@@ -18,7 +17,7 @@ from supernet.layers.fixed import BN_EPS
 
 
 class ElasticDepthwise(nn.Module):
-    """Depthwise convolution with elastic kernel, and its batch norm.
+    """Depthwise convolution with elastic kernel, its batch norm and activation.
 
     A smaller kernel is the centre crop of the next larger one, transformed by a matrix that all channels share:
     25x25 for 7 to 5, 9x9 for 5 to 3, chained, identity at the start.
@@ -52,7 +51,7 @@ class ElasticDepthwise(nn.Module):
         """(N, C, H, W) -> (N, C, H', W')."""
         channels = x.shape[1]
         weight = self.kernel_weight(spec.kernel, channels)
-        y: Tensor = self.bn(depthwise_conv2d(x, weight, spec.stride))
+        y: Tensor = self.bn(depthwise_conv2d(x, weight, spec.stride), spec.activation)
         return y
 
     def weights_of(self, kernel: int, channels: int, prefix: str) -> State:
@@ -124,8 +123,8 @@ class ElasticMBConv(ElasticLayer):
     def forward(self, x: Tensor, spec: LayerSpec) -> Tensor:
         y: Tensor = x
         if self.expand is not None:
-            y = activate(self.expand(y, spec.mid_channels), spec.activation)
-        y = activate(self.depthwise(y, spec), spec.activation)
+            y = self.expand(y, spec.mid_channels, activation=spec.activation)
+        y = self.depthwise(y, spec)
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(y, spec.se_channels)
         y = self.project(y, spec.out_channels)

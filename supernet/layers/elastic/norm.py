@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.arch import Activation
+from supernet.layers.batch_norm import batch_norm
 from supernet.layers.elastic.base import State, Weight
 from supernet.layers.fixed import BN_MOMENTUM
 
@@ -24,18 +26,19 @@ class ElasticBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
         """(N, C, H, W) -> the same shape; in training mode the batch's statistics, else the running ones."""
         c = x.shape[1]
-        return F.batch_norm(
+        return batch_norm(
             x,
             self.running_mean[:c],
             self.running_var[:c],
             self.weight[:c],
             self.bias[:c],
-            self.training,
-            BN_MOMENTUM,
-            self.eps,
+            training=self.training,
+            momentum=BN_MOMENTUM,
+            eps=self.eps,
+            activation=activation,
         )
 
     def weights_of(self, channels: int, prefix: str) -> State:
@@ -58,10 +61,10 @@ class ElasticConvNorm(nn.Module):
         self.conv = Weight(out_channels, in_channels, kernel, kernel)
         self.bn = ElasticBatchNorm(out_channels, eps=bn_eps)
 
-    def forward(self, x: Tensor, out_channels: int, *, stride: int = 1) -> Tensor:
+    def forward(self, x: Tensor, out_channels: int, *, stride: int = 1, activation: Activation = "none") -> Tensor:
         """(N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         weight = self.conv.weight[:out_channels, : x.shape[1]]
-        y: Tensor = self.bn(F.conv2d(x, weight, None, stride, weight.shape[-1] // 2))
+        y: Tensor = self.bn(F.conv2d(x, weight, None, stride, weight.shape[-1] // 2), activation)
         return y
 
     def weights_of(self, in_channels: int, out_channels: int, prefix: str) -> State:
