@@ -160,7 +160,11 @@ def normalise(
         start = row * channels
         tail = load(x, start + channels - LANES)  # read before the blocks before it are written, as they overlap
         for channel in range(0, channels - LANES + 1, LANES):
-            store(result, start + channel, _activated(load(x, start + channel), factors, channel, channels, gated, low, high))
+            store(
+                result,
+                start + channel,
+                _activated(load(x, start + channel), factors, channel, channels, gated, low, high),
+            )
         if channels % LANES:
             channel = channels - LANES
             store(result, start + channel, _activated(tail, factors, channel, channels, gated, low, high))
@@ -271,5 +275,7 @@ def input_gradient(
             v = load(x, i)
             g = _through_activation(v, load(gradient, i), factors, channel, channels, gated, low, high)
             centred = subtract(v, load(factors, channels + channel))
-            statistics = multiply_add(centred, load(factors, 4 * channels + channel), load(factors, 5 * channels + channel))
+            statistics = multiply_add(
+                centred, load(factors, 4 * channels + channel), load(factors, 5 * channels + channel)
+            )
             store(result, i, multiply_add(g, load(factors, 2 * channels + channel), statistics))

@@ -57,6 +57,41 @@ def batch_norm(
     return activate(y, activation)
 
 
+def normalise_by_own_statistics(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, activation: Activation, out: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm by the kernels, without gradients; the caller has asked `kernels.usable`.
+
+    Args:
+        x: (N, C, H, W), channels last in memory.
+        weight, bias: (C,); None: 1 and 0.
+        eps: added to the variance.
+        activation: what follows.
+        out: where the result goes, laid out as `x`; may be `x`.
+
+    Returns:
+        mean and biased variance of the batch, (C,) float64 each; factors for the gradient's kernels.
+    """
+    from supernet.kernels import batch_norm as kernel
+    from supernet.kernels.threads import split
+
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    chunks = -(-rows // kernel.CHUNK)
+    weight = torch.ones(channels) if weight is None else weight.detach()
+    bias = torch.zeros(channels) if bias is None else bias.detach()
+    flat = kernels.flat(x)
+    factors = torch.empty(kernel.FACTORS * channels)
+    f = factors.numpy()
+    partial = torch.empty(chunks * 2 * (channels + kernel.LANES)).numpy()
+    kernel.set_origin(flat, rows, channels, f)
+    split(kernel.sums, chunks, x.numel(), flat, f, partial, rows, channels)
+    mean, variance = kernel.moments(partial, f, chunks, rows, channels)
+    kernel.set_factors(mean, variance, weight.numpy(), bias.numpy(), f, channels, eps)
+    split(kernel.normalise, rows, x.numel(), flat, f, kernels.flat(out), channels, *_LIMITS[activation])
+    return torch.from_numpy(mean), torch.from_numpy(variance), factors
+
+
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -70,25 +105,15 @@ class _BatchNorm(torch.autograd.Function):
         eps: float,
         activation: Activation,
     ) -> Tensor:
-        from supernet.kernels import batch_norm as kernel
-        from supernet.kernels.threads import split
+        from supernet.kernels.batch_norm import update_running
 
-        channels = x.shape[1]
-        rows = x.numel() // channels
-        chunks = -(-rows // kernel.CHUNK)
-        flat = kernels.flat(x)
-        factors = torch.empty(kernel.FACTORS * channels)
-        f = factors.numpy()
-        partial = torch.empty(chunks * 2 * (channels + kernel.LANES)).numpy()
-        kernel.set_origin(flat, rows, channels, f)
-        split(kernel.sums, chunks, x.numel(), flat, f, partial, rows, channels)
-        mean, variance = kernel.moments(partial, f, chunks, rows, channels)
-        kernel.set_factors(mean, variance, weight.detach().numpy(), bias.detach().numpy(), f, channels, eps)
-        kernel.update_running(mean, variance, running_mean.numpy(), running_var.numpy(), rows, momentum)
         y = torch.empty_like(x)
-        split(kernel.normalise, rows, x.numel(), flat, f, kernels.flat(y), channels, *_LIMITS[activation])
+        mean, variance, factors = normalise_by_own_statistics(x, weight, bias, eps=eps, activation=activation, out=y)
+        rows = x.numel() // x.shape[1]
+        both = (mean.numpy(), variance.numpy())
+        update_running(*both, running_mean.numpy(), running_var.numpy(), rows, momentum)
         ctx.save_for_backward(x, factors)
-        ctx.variance, ctx.eps, ctx.activation = variance, eps, activation
+        ctx.variance, ctx.eps, ctx.activation = both[1], eps, activation
         return y
 
     @staticmethod

@@ -14,6 +14,7 @@ from supernet.layers.depthwise import depthwise_conv2d
 from supernet.layers.elastic.base import ElasticLayer, State, Weight, order_by_importance, present
 from supernet.layers.elastic.norm import ElasticBatchNorm, ElasticConvNorm
 from supernet.layers.fixed import BN_EPS
+from supernet.layers.squeeze_excite import squeeze_excite
 
 
 class ElasticDepthwise(nn.Module):
@@ -76,10 +77,9 @@ class ElasticSqueezeExcite(nn.Module):
     def forward(self, x: Tensor, se_channels: int) -> Tensor:
         """(N, C, H, W) -> the same shape."""
         weights = self.weights_of(x.shape[1], se_channels, "")
-        y = x.mean((2, 3), keepdim=True)
-        y = F.relu(F.conv2d(y, weights["reduce.weight"], weights["reduce.bias"]))
-        y = F.hardsigmoid(F.conv2d(y, weights["expand.weight"], weights["expand.bias"]))
-        return x * y
+        return squeeze_excite(
+            x, weights["reduce.weight"], weights["reduce.bias"], weights["expand.weight"], weights["expand.bias"]
+        )
 
     def weights_of(self, channels: int, se_channels: int, prefix: str) -> State:
         """State of the fixed squeeze-excite, keys under `prefix`."""

@@ -43,9 +43,14 @@ class ElasticBatchNorm(nn.Module):
 
     def weights_of(self, channels: int, prefix: str) -> State:
         """State of an ordinary batch norm of that width, keys under `prefix`."""
-        state = {f"{prefix}{name}": value[:channels] for name, value in self.state_dict(keep_vars=True).items()}
-        state[f"{prefix}num_batches_tracked"] = torch.zeros((), dtype=torch.int64, device=self.weight.device)
-        return state
+        tracked = torch.zeros((), dtype=torch.int64, device=self.weight.device)
+        return {
+            f"{prefix}weight": self.weight[:channels],
+            f"{prefix}bias": self.bias[:channels],
+            f"{prefix}running_mean": self.running_mean[:channels],
+            f"{prefix}running_var": self.running_var[:channels],
+            f"{prefix}num_batches_tracked": tracked,
+        }
 
     def permute(self, order: Tensor) -> None:
         """Reorder the channels in place."""
