@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from supernet.arch import LayerSpec, SubnetConfig, Value
 from supernet.errors import ConfigError
-from supernet.layers import ElasticBatchNorm, ElasticLayer, build_elastic_layer, build_layer, reset_weights
+from supernet.layers import (
+    ElasticBatchNorm,
+    ElasticLayer,
+    build_elastic_layer,
+    build_layer,
+    layer_with_weights,
+    reset_weights,
+)
 from supernet.spaces import LayerSite, SearchSpace
 
 
@@ -26,8 +33,11 @@ class Subnet(nn.Sequential):
     """
 
     def __init__(self, space: SearchSpace, config: SubnetConfig) -> None:
+        self._assemble(space, config, lambda _, spec: build_layer(spec, bn_eps=space.bn_eps))
+
+    def _assemble(self, space: SearchSpace, config: SubnetConfig, layer: Callable[[str, LayerSpec], nn.Module]) -> None:
         named = [(name, spec) for name, spec in space.named_layers(config) if spec is not None]
-        super().__init__(OrderedDict((name, build_layer(spec, bn_eps=space.bn_eps)) for name, spec in named))
+        super().__init__(OrderedDict((name, layer(name, spec)) for name, spec in named))
         self.space = space
         self.config = config
         self.specs = [spec for _, spec in named]
@@ -97,19 +107,17 @@ class Supernet(nn.Module):
         Returns:
             A network in evaluation mode, on the supernet's device.
         """
-        with torch.device("meta"):
-            subnet = Subnet(self.space, config)
+        subnet = Subnet.__new__(Subnet)
         with torch.no_grad():
-            state = {
-                f"{name}.{key}": value.detach().clone()
-                for name, spec in self.space.named_layers(config)
-                if spec is not None
-                for key, value in self._layer(name).weights_of(spec).items()
-            }
-        subnet.load_state_dict(state, assign=True)
-        for parameter in subnet.parameters():
-            parameter.requires_grad_(True)
-        return subnet.eval()
+            subnet._assemble(
+                self.space,
+                config,
+                lambda name, spec: layer_with_weights(
+                    spec, self._layer(name).weights_of(spec), bn_eps=self.space.bn_eps
+                ),
+            )
+        subnet.training = False  # as its layers are; eval() would visit them all
+        return subnet
 
     def sort_channels(self, trained_expands: Sequence[Value] = ()) -> None:
         """Order each block's middle channels by importance, so that narrower subnets keep the best.

@@ -20,6 +20,11 @@ def activation_module(name: Activation) -> nn.Module:
     return _MODULES[name]()
 
 
+def activation_name(module: nn.Module) -> Activation:
+    """The inverse of `activation_module`; "none" for any other module."""
+    return next((name for name, kind in _MODULES.items() if type(module) is kind), "none")
+
+
 def activate(x: Tensor, name: Activation) -> Tensor:
     """Apply the activation; the values equal those of `activation_module(name)`."""
     if name == "relu":

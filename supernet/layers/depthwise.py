@@ -1,23 +1,22 @@
-"""Depthwise convolution whose weight gradient is fast on CPUs for large kernels on small feature maps.
+"""Depthwise convolution whose gradients are fast on CPUs.
 
-PyTorch's own (oneDNN's) weight gradient of 5x5 and 7x7 depthwise kernels takes 10 to 40 times as long as the forward
-pass and was the largest part of a training step. On maps of up to 8x8 the gradient is cheaper as two matrix products
-over all pairs of positions, most of which a large kernel reaches anyway (measured on one thread, batch 64: 384
-channels, 4x4, kernel 7: 9.5 -> 2.7 ms; 144 channels, 8x8, kernel 7: 8.1 -> 2.5 ms).
+PyTorch's own (oneDNN's) weight gradient of 5x5 and 7x7 depthwise kernels takes 7 to 25 times as long as the forward
+pass and was the largest part of a training step; its input gradient at stride 2 is slow too. Both are kernels of ours
+where numba is installed (see `supernet.kernels`), and PyTorch's where not.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MOST_PAIRS = 6000
-"""Pairs of output and input positions up to which the matrix products win."""
-LEAST_KERNEL = 5
+from supernet import kernels
+
+KERNELS = (5, 7)
+"""Kernel sizes at which ours win; at 3 both are bound by memory."""
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -32,9 +31,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         (N, C, ceil(H / stride), ceil(W / stride)).
     """
     kernel = weight.shape[-1]
-    positions = x.shape[-2] * x.shape[-1]
-    pairs = positions * -(-x.shape[-2] // stride) * -(-x.shape[-1] // stride)
-    if torch.is_grad_enabled() and x.device.type == "cpu" and kernel >= LEAST_KERNEL and pairs <= MOST_PAIRS:
+    if torch.is_grad_enabled() and kernel in KERNELS and kernels.usable(x):
         result: Tensor = _DepthwiseConv2d.apply(x, weight, stride)
         return result
     return F.conv2d(x, weight, None, stride, kernel // 2, 1, x.shape[1])
@@ -50,49 +47,28 @@ class _DepthwiseConv2d(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        from supernet.kernels.depthwise import WEIGHT_GRADIENTS, input_gradient
+        from supernet.kernels.simd import LANES
+        from supernet.kernels.threads import split
+
         x, weight = ctx.saved_tensors
-        stride, kernel, channels = ctx.stride, weight.shape[-1], x.shape[1]
+        images, channels, height, width = x.shape
+        side = weight.shape[-1]
+        blocks = -(-channels // LANES)
+        work = gradient.numel() * side * side
+        flat_gradient = kernels.flat(gradient)
+        sizes = (images, height, width, *gradient.shape[2:], channels)
         x_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            x_gradient, _, _ = torch.ops.aten.convolution_backward(
-                gradient,
-                x,
-                weight,
-                None,
-                [stride, stride],
-                [kernel // 2, kernel // 2],
-                [1, 1],
-                False,
-                [0, 0],
-                channels,
-                [True, False, False],
-            )
+            taps = weight.view(channels, -1).t().contiguous()
+            x_gradient = torch.empty_like(x, memory_format=torch.channels_last)
+            arrays = (flat_gradient, taps.view(-1).numpy(), kernels.flat(x_gradient))
+            split(input_gradient, blocks, work, *arrays, *sizes, side, ctx.stride)
+            if not x.is_contiguous(memory_format=torch.channels_last):
+                x_gradient = x_gradient.contiguous()
         if ctx.needs_input_grad[1]:
-            # sum over images of gradient (output position) times input (input position), a matrix a channel ...
-            outputs = gradient.flatten(2).permute(1, 2, 0).contiguous()
-            inputs = x.flatten(2).transpose(0, 1).contiguous()
-            products = torch.bmm(outputs, inputs).view(channels, -1)
-            # ... of which each pair of positions belongs to one entry of the kernel, or to none
-            sizes = (x.shape[-2], x.shape[-1], gradient.shape[-2], gradient.shape[-1])
-            weight_gradient = (products @ _kernel_entry(*sizes, kernel, stride, x.dtype)).view_as(weight)
+            taps = torch.empty(side * side, channels)
+            arrays = (kernels.flat(x), flat_gradient, taps.view(-1).numpy())
+            split(WEIGHT_GRADIENTS[side], blocks, work, *arrays, *sizes, ctx.stride)
+            weight_gradient = taps.t().reshape(weight.shape)
         return x_gradient, weight_gradient, None
-
-
-@lru_cache(maxsize=256)
-def _kernel_entry(
-    in_height: int, in_width: int, out_height: int, out_width: int, kernel: int, stride: int, dtype: torch.dtype
-) -> Tensor:
-    """0/1 matrix (output position x input position, kernel entry): which entry connects the pair."""
-
-    def offsets(inputs: int, outputs: int) -> Tensor:
-        return torch.arange(inputs)[None, :] - stride * torch.arange(outputs)[:, None] + kernel // 2
-
-    rows, columns = offsets(in_height, out_height), offsets(in_width, out_width)
-    entry = rows[:, None, :, None] * kernel + columns[None, :, None, :]
-    reached = ((rows >= 0) & (rows < kernel))[:, None, :, None] & ((columns >= 0) & (columns < kernel))[
-        None, :, None, :
-    ]
-    entry, reached = entry.flatten(), reached.flatten()
-    matrix = torch.zeros(len(entry), kernel * kernel, dtype=dtype)
-    matrix[reached, entry[reached]] = 1
-    return matrix

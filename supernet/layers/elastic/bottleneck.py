@@ -27,8 +27,8 @@ class ElasticBottleneck(ElasticLayer):
         self.downsample = None if largest.shortcut else ElasticConvNorm(inputs, outputs, bn_eps=bn_eps)
 
     def forward(self, x: Tensor, spec: LayerSpec) -> Tensor:
-        y = activate(self.reduce(x, spec.mid_channels), spec.activation)
-        y = activate(self.spatial(y, spec.mid_channels, stride=spec.stride), spec.activation)
+        y = self.reduce(x, spec.mid_channels, activation=spec.activation)
+        y = self.spatial(y, spec.mid_channels, stride=spec.stride, activation=spec.activation)
         y = self.restore(y, spec.out_channels)
         if self.downsample is not None:
             if spec.stride > 1:

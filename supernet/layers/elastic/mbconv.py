@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.arch import LayerSpec
-from supernet.layers.activations import activate
 from supernet.layers.depthwise import depthwise_conv2d
 from supernet.layers.elastic.base import ElasticLayer, State, Weight, order_by_importance, present
 from supernet.layers.elastic.norm import ElasticBatchNorm, ElasticConvNorm
 from supernet.layers.fixed import BN_EPS
+from supernet.layers.squeeze_excite import squeeze_excite
 
 
 class ElasticDepthwise(nn.Module):
-    """Depthwise convolution with elastic kernel, and its batch norm.
+    """Depthwise convolution with elastic kernel, its batch norm and activation.
 
     A smaller kernel is the centre crop of the next larger one, transformed by a matrix that all channels share:
     25x25 for 7 to 5, 9x9 for 5 to 3, chained, identity at the start.
@@ -52,7 +52,7 @@ class ElasticDepthwise(nn.Module):
         """(N, C, H, W) -> (N, C, H', W')."""
         channels = x.shape[1]
         weight = self.kernel_weight(spec.kernel, channels)
-        y: Tensor = self.bn(depthwise_conv2d(x, weight, spec.stride))
+        y: Tensor = self.bn(depthwise_conv2d(x, weight, spec.stride), spec.activation)
         return y
 
     def weights_of(self, kernel: int, channels: int, prefix: str) -> State:
@@ -77,10 +77,9 @@ class ElasticSqueezeExcite(nn.Module):
     def forward(self, x: Tensor, se_channels: int) -> Tensor:
         """(N, C, H, W) -> the same shape."""
         weights = self.weights_of(x.shape[1], se_channels, "")
-        y = x.mean((2, 3), keepdim=True)
-        y = F.relu(F.conv2d(y, weights["reduce.weight"], weights["reduce.bias"]))
-        y = F.hardsigmoid(F.conv2d(y, weights["expand.weight"], weights["expand.bias"]))
-        return x * y
+        return squeeze_excite(
+            x, weights["reduce.weight"], weights["reduce.bias"], weights["expand.weight"], weights["expand.bias"]
+        )
 
     def weights_of(self, channels: int, se_channels: int, prefix: str) -> State:
         """State of the fixed squeeze-excite, keys under `prefix`."""
@@ -124,8 +123,8 @@ class ElasticMBConv(ElasticLayer):
     def forward(self, x: Tensor, spec: LayerSpec) -> Tensor:
         y: Tensor = x
         if self.expand is not None:
-            y = activate(self.expand(y, spec.mid_channels), spec.activation)
-        y = activate(self.depthwise(y, spec), spec.activation)
+            y = self.expand(y, spec.mid_channels, activation=spec.activation)
+        y = self.depthwise(y, spec)
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(y, spec.se_channels)
         y = self.project(y, spec.out_channels)

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.arch import Activation
+from supernet.layers.activations import activate
+from supernet.layers.batch_norm import batch_norm
 from supernet.layers.elastic.base import State, Weight
 from supernet.layers.fixed import BN_MOMENTUM
 from supernet.layers.synchronised import synchronised_batch_norm
@@ -26,21 +29,27 @@ class ElasticBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape; in training mode the batch's statistics (of all processes if
-        `synchronised`), else the running ones.
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """(N, C, H, W) -> the same shape, the activation applied.
+
+        In training mode by the batch's statistics (of all processes if `synchronised`), else by the running ones.
         """
         c = x.shape[1]
         own = (self.running_mean[:c], self.running_var[:c], self.weight[:c], self.bias[:c])
         if self.training and self.synchronised:
-            return synchronised_batch_norm(x, *own, BN_MOMENTUM, self.eps)
-        return F.batch_norm(x, *own, self.training, BN_MOMENTUM, self.eps)
+            return activate(synchronised_batch_norm(x, *own, BN_MOMENTUM, self.eps), activation)
+        return batch_norm(x, *own, training=self.training, momentum=BN_MOMENTUM, eps=self.eps, activation=activation)
 
     def weights_of(self, channels: int, prefix: str) -> State:
         """State of an ordinary batch norm of that width, keys under `prefix`."""
-        state = {f"{prefix}{name}": value[:channels] for name, value in self.state_dict(keep_vars=True).items()}
-        state[f"{prefix}num_batches_tracked"] = torch.zeros((), dtype=torch.int64, device=self.weight.device)
-        return state
+        tracked = torch.zeros((), dtype=torch.int64, device=self.weight.device)
+        return {
+            f"{prefix}weight": self.weight[:channels],
+            f"{prefix}bias": self.bias[:channels],
+            f"{prefix}running_mean": self.running_mean[:channels],
+            f"{prefix}running_var": self.running_var[:channels],
+            f"{prefix}num_batches_tracked": tracked,
+        }
 
     def permute(self, order: Tensor) -> None:
         """Reorder the channels in place."""
@@ -56,10 +65,10 @@ class ElasticConvNorm(nn.Module):
         self.conv = Weight(out_channels, in_channels, kernel, kernel)
         self.bn = ElasticBatchNorm(out_channels, eps=bn_eps)
 
-    def forward(self, x: Tensor, out_channels: int, *, stride: int = 1) -> Tensor:
+    def forward(self, x: Tensor, out_channels: int, *, stride: int = 1, activation: Activation = "none") -> Tensor:
         """(N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         weight = self.conv.weight[:out_channels, : x.shape[1]]
-        y: Tensor = self.bn(F.conv2d(x, weight, None, stride, weight.shape[-1] // 2))
+        y: Tensor = self.bn(F.conv2d(x, weight, None, stride, weight.shape[-1] // 2), activation)
         return y
 
     def weights_of(self, in_channels: int, out_channels: int, prefix: str) -> State:

@@ -25,9 +25,7 @@ class ElasticConv(ElasticLayer):
     def forward(self, x: Tensor, spec: LayerSpec) -> Tensor:
         weight = self.conv.weight[: spec.out_channels, : spec.in_channels]
         y = F.conv2d(x, weight, None, spec.stride, spec.kernel // 2)
-        if self.bn is not None:
-            y = self.bn(y)
-        y = activate(y, spec.activation)
+        y = activate(y, spec.activation) if self.bn is None else self.bn(y, spec.activation)
         return x + y if spec.shortcut else y
 
     def weights_of(self, spec: LayerSpec) -> State:
