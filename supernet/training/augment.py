@@ -9,25 +9,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random affine map an image: mirror, rotation, scale, shift.
+    """Random changes an image: an affine map (mirror, rotation, scale, shift), then colours.
 
     Attributes:
         flip: mirror left to right with probability 1/2.
         shift: greatest shift in each direction, as a share of the side.
         scale: greatest relative change of size.
         rotate_degrees: greatest rotation.
+        brightness: greatest relative change of all values.
+        saturation: greatest relative change of the distance from grey.
     """
 
     flip: bool = False
     shift: float = 0.0
     scale: float = 0.0
     rotate_degrees: float = 0.0
+    brightness: float = 0.0
+    saturation: float = 0.0
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Change each image by its own random map.
+        """Change each image in its own way, on the device that holds the batch.
 
         Args:
             images: uint8 (n, 3, s, s).
@@ -36,7 +43,15 @@ class Augmentation:
         Returns:
             float32 (n, 3, s, s) on the scale [0, 1]; what comes in from outside of the image is 0.
         """
-        n = len(images)
+        x = images.float() / 255
+        if self.flip or self.shift or self.scale or self.rotate_degrees:
+            x = self._mapped(x, generator)
+        if self.brightness or self.saturation:
+            x = self._coloured(x, generator)
+        return x
+
+    def _mapped(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        n = len(x)
         draws = torch.rand((n, 5), generator=generator) * 2 - 1
         angle = draws[:, 0] * (self.rotate_degrees * math.pi / 180)
         scale = 1 + draws[:, 1] * self.scale
@@ -46,6 +61,14 @@ class Augmentation:
         maps = torch.stack(
             [torch.stack([cos * mirror, -sin, shift[:, 0]], 1), torch.stack([sin * mirror, cos, shift[:, 1]], 1)], 1
         )
-        x = images.float() / 255
         grid = F.affine_grid(maps.to(x.device), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def _coloured(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Brightness, then saturation, each cut off at 0 and 1 (the reference draws their order too)."""
+        draws = torch.rand((2, len(x), 1, 1, 1), generator=generator) * 2 - 1
+        brightness = (1 + draws[0] * self.brightness).clamp(min=0).to(x.device)
+        saturation = (1 + draws[1] * self.saturation).clamp(min=0).to(x.device)
+        x = (x * brightness).clamp(max=1)
+        grey = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return torch.lerp(grey, x, saturation).clamp(0, 1)
