@@ -92,7 +92,7 @@ def evaluate(
             "total": total,
             "correct": correct,
             "accuracy": accuracy,
-            "standard_error": standard_error(accuracy, len(labels)),
+            "standard_error": standard_error(accuracy, total),
         }
     report: dict[str, Any] = {
         "subnet": str(path),

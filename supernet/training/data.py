@@ -136,15 +136,12 @@ def recorded_source(data: ImageData | StreamedFolder, root: Path | None, size: i
     }
 
 
-def reload_data(
-    name: str, source: Mapping[str, Any], *, download: bool = False, workers: int | None = None
-) -> ImageData | StreamedFolder:
+def reload_data(name: str, source: Mapping[str, Any], *, workers: int | None = None) -> ImageData | StreamedFolder:
     """Load a run's images again.
 
     Args:
         name: of the data set.
         source: as `recorded_source` gave it.
-        download: as in `load_data`.
         workers: processes that decode a folder; has no influence on the images.
 
     Raises:
@@ -155,4 +152,4 @@ def reload_data(
     if name == "folder":  # runs from before folders could be streamed say nothing about it
         options = FolderOptions(source.get("stream", False), workers, left_out=tuple(source.get("skipped", ())))
     root = Path(source["root"]) if source["root"] else None
-    return load_data(name, root=root, download=download, size=int(source["size"]), folder=options)
+    return load_data(name, root=root, size=int(source["size"]), folder=options)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from supernet.errors import DataError
 
@@ -42,16 +42,15 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
     Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6. The first of ten draws that fits
     counts; where none does (a strip), the largest box in the middle that has an allowed ratio.
     """
-    area = width * height * rng.uniform(LEAST_AREA, 1, _TRIES)
-    ratio = WIDEST ** rng.uniform(-1, 1, _TRIES)
-    widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fitting = np.flatnonzero((widths >= 1) & (heights >= 1) & (widths <= width) & (heights <= height))
-    if not len(fitting):
-        w, h = min(width, height * WIDEST), min(height, width * WIDEST)
-        return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
-    w, h = int(widths[fitting[0]]), int(heights[fitting[0]])
-    left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-    return left, top, left + w, top + h
+    for area, slope in rng.random((_TRIES, 2)).tolist():
+        pixels = width * height * (LEAST_AREA + (1 - LEAST_AREA) * area)
+        ratio = WIDEST ** (2 * slope - 1)  # its logarithm is uniform: wide and tall are equally likely
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 1 <= w <= width and 1 <= h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    widest, tallest = min(width, height * WIDEST), min(height, width * WIDEST)
+    return (width - widest) / 2, (height - tallest) / 2, (width + widest) / 2, (height + tallest) / 2
 
 
 def read_image(path: str, size: int, choose: Callable[[int, int], Box]) -> Pixels:
@@ -86,16 +85,35 @@ def _cut(image: Image.Image, size: int, choose: Callable[[int, int], Box]) -> Pi
     if image.format not in ("JPEG", "MPO"):
         image.load()  # some formats know, or apply, their orientation only then
     turned = image.getexif().get(ExifTags.Base.Orientation, 1)
-    width, height = image.size if turned not in (5, 6, 7, 8) else image.size[::-1]
-    left, top, right, bottom = choose(width, height)
+    width, height = image.size
+    left, top, right, bottom = choose(height, width) if turned in _SIDEWAYS else choose(width, height)
     shrink = min(right - left, bottom - top) / size
     if shrink >= 2:
-        image.draft(None, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
-    if turned != 1:
-        image = ImageOps.exif_transpose(image)
-    x, y = image.width / width, image.height / height  # below 1 after a draft
-    box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
-    return np.asarray(_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box), np.uint8)
+        image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
+    if turned in _SIDEWAYS:  # from here on the box is one of the image as it is stored
+        left, top, right, bottom = top, left, bottom, right
+    if turned in _FROM_THE_RIGHT:
+        left, right = width - right, width - left
+    if turned in _FROM_BELOW:
+        top, bottom = height - bottom, height - top
+    reduced = round(width / image.width)  # 1, 2, 4 or 8; a last pixel that stands for fewer stays
+    box = (left / reduced, top / reduced, min(right / reduced, image.width), min(bottom / reduced, image.height))
+    result = _rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(result.transpose(_TURNS[turned]) if turned in _TURNS else result, np.uint8)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image with this EXIF orientation upright."""
+_SIDEWAYS, _FROM_THE_RIGHT, _FROM_BELOW = (5, 6, 7, 8), (2, 3, 7, 8), (3, 4, 6, 7)
+"""Orientations in which the stored columns run as the shown rows; in which stored columns, or rows, run backwards."""
 
 
 def _rgb(image: Image.Image) -> Image.Image:

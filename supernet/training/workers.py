@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -57,28 +58,36 @@ def in_workers(
     """
     if workers < 0:
         raise ConfigError(f"workers is {workers}; allowed: 0 (decode in the training process) or more")
-    loader: DataLoader[Any] = DataLoader(
-        _Work(work),
-        batch_size=None,
-        sampler=tasks,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=pin_memory,
-        prefetch_factor=PREFETCH if workers else None,
-        generator=torch.Generator(),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: as asked for
+        loader: DataLoader[Any] = DataLoader(
+            _Work(work),
+            batch_size=None,
+            sampler=tasks,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            prefetch_factor=PREFETCH if workers else None,
+            generator=torch.Generator(),
+        )
+        results = iter(loader)
+    death = ""
     try:
-        for result in loader:
+        for result in results:
             if isinstance(result, _Failure):
                 raise result.error
             yield result
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        death = " ".join(str(error).split())
+    finally:
+        del results  # ends the processes now; left to the garbage collector, each takes five seconds to notice
+    if death:
         raise DataError(
-            f"a process that decodes images died ({' '.join(str(error).split())}); use fewer --workers, or give the "
-            "machine or container more (shared) memory"
-        ) from None
+            f"a process that decodes images died ({death}); use fewer --workers, or give the machine or container "
+            "more (shared) memory"
+        )
 
 
 @dataclass(frozen=True)
