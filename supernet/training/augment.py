@@ -43,7 +43,7 @@ class Augmentation:
         Returns:
             float32 (n, 3, s, s) on the scale [0, 1]; what comes in from outside of the image is 0.
         """
-        x = images.float() / 255
+        x = images.float().div_(255)  # a new tensor, images being uint8
         if self.flip or self.shift or self.scale or self.rotate_degrees:
             x = self._mapped(x, generator)
         if self.brightness or self.saturation:
@@ -65,10 +65,11 @@ class Augmentation:
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def _coloured(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Brightness, then saturation, each cut off at 0 and 1 (the reference draws their order too)."""
+        """Brightness, then saturation, each cut off at 0 and 1 (the reference draws their order too); overwrites x."""
         draws = torch.rand((2, len(x), 1, 1, 1), generator=generator) * 2 - 1
         brightness = (1 + draws[0] * self.brightness).clamp(min=0).to(x.device)
         saturation = (1 + draws[1] * self.saturation).clamp(min=0).to(x.device)
-        x = (x * brightness).clamp(max=1)
-        grey = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        return torch.lerp(grey, x, saturation).clamp(0, 1)
+        x = x.mul_(brightness).clamp_(max=1)
+        red, green, blue = x.unbind(1)
+        grey = (LUMA[0] * red + LUMA[1] * green).add_(blue, alpha=LUMA[2]).unsqueeze(1)
+        return torch.lerp(grey, x, saturation).clamp_(0, 1)
