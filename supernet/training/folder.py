@@ -57,7 +57,7 @@ def load_folder(root: Path, size: int, options: FolderOptions) -> ImageData | St
     parts = _parts(root)
     left_out = list(options.left_out)
     if options.skip_corrupt:
-        left_out += [name for part in parts for name in unreadable(part, workers)]
+        left_out = sorted({*left_out, *(name for part in parts for name in unreadable(part, workers))})
     if left_out:  # after the split: no file changes its part because of another one
         parts = [part.without(left_out) for part in parts]
         _require_all_classes(parts, root, len(left_out))
