@@ -30,6 +30,18 @@ class Normalisation:
                 "std above 0"
             )
 
+    @classmethod
+    def of(cls, images: Tensor) -> Normalisation:
+        """Mean and standard deviation of all pixels of uint8 images (n, 3, s, s); the deviation is at least 0.001."""
+        counts = torch.stack(
+            [torch.bincount(images[:, channel].reshape(-1), minlength=256) for channel in range(3)]
+        ).double()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        weights = counts / counts.sum(1, keepdim=True)
+        mean = (weights * values).sum(1)
+        std = ((weights * (values - mean[:, None]).square()).sum(1)).sqrt().clamp(min=1e-3)
+        return cls(_triple(mean), _triple(std))
+
 
 def prepare(images: Tensor, resolution: int, normalisation: Normalisation) -> Tensor:
     """Resize and normalise a batch.
@@ -120,3 +132,8 @@ def batches(images: Tensor, size: int) -> Iterator[Tensor]:
         starts.pop()
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
         yield images[start:stop]
+
+
+def _triple(values: Tensor) -> tuple[float, float, float]:
+    first, second, third = values.tolist()
+    return first, second, third

@@ -62,7 +62,7 @@ def evaluate(
     from latency_tables import measure_module_ms
     from latency_tables.counter import counted_macs
     from service.cards import count_params
-    from supernet.evaluation import count_correct, standard_error
+    from supernet.evaluation import BATCH_SIZE, count_correct, standard_error
     from supernet.spaces import largest_resolution
     from supernet.subnet_file import load_normalisation, load_subnet
     from supernet.training.data import load_data
@@ -82,18 +82,17 @@ def evaluate(
     resolution, normalisation = subnet.config.resolution, load_normalisation(path)
     accuracies: dict[str, dict[str, float]] = {}
     for name in parts:
-        pixels, labels = (
-            (images.test_images, images.test_labels)
-            if name == "test"
-            else (images.holdout_images, images.holdout_labels)
-        )
-        correct = count_correct(subnet, pixels, labels, resolution, normalisation)
-        accuracy = correct / len(labels)
+        found = images.test_batches(BATCH_SIZE) if name == "test" else images.holdout_batches(BATCH_SIZE)
+        correct = total = 0
+        for pixels, labels in found:
+            correct += count_correct(subnet, pixels, labels, resolution, normalisation)
+            total += len(labels)
+        accuracy = correct / total
         accuracies[name] = {
-            "total": len(labels),
+            "total": total,
             "correct": correct,
             "accuracy": accuracy,
-            "standard_error": standard_error(accuracy, len(labels)),
+            "standard_error": standard_error(accuracy, total),
         }
     report: dict[str, Any] = {
         "subnet": str(path),
@@ -106,10 +105,10 @@ def evaluate(
     if as_json:
         print_json(report)
         return
-    for name, found in accuracies.items():
+    for name, figures in accuracies.items():
         typer.echo(
-            f"{name} accuracy {percent(found['accuracy'])} +- {percent(found['standard_error'])} "
-            f"({found['correct']} of {found['total']})"
+            f"{name} accuracy {percent(figures['accuracy'])} +- {percent(figures['standard_error'])} "
+            f"({figures['correct']} of {figures['total']})"
         )
     typer.echo(
         f"{millions(report['macs'])} MACs, {millions(report['params'])} parameters, "

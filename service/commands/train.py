@@ -22,6 +22,20 @@ def train(
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
     data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            help="A folder: decode it while training, or hold it in memory.  [default: stream above 2 GiB]",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="A folder: processes that decode.  [default: one a core, up to 16]", show_default=False),
+    ] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="A folder: check every file first, and leave out unreadable ones.")
+    ] = False,
     space: Annotated[str, typer.Option(help="Search space.")] = "mobilenet_v3_tiny",
     recipe: Annotated[str, typer.Option(help="progressive, sandwich, alphanet, random, or delayed.")] = "progressive",
     preset: Annotated[str, typer.Option(help="Usual numbers: small-images, or imagenet.")] = "small-images",
@@ -59,7 +73,7 @@ def train(
 
     from supernet.runs import RunFolder
     from supernet.spaces import get_space, largest_resolution
-    from supernet.training.data import DATA_SETS, load_data
+    from supernet.training.data import DATA_SETS, FolderOptions, load_data, recorded_source, reload_data
     from supernet.training.metrics import Silence
     from supernet.training.processes import joined, torchrun_count
     from supernet.training.recipes import PRESETS, build_stages
@@ -73,7 +87,7 @@ def train(
         for name in context.params
         if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
     ]
-    extra = sorted(set(given) - {"resume", "as_json"})
+    extra = sorted(set(given) - {"resume", "as_json", "workers"})
     if resume is not None and extra:
         options = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise ConfigError(f"--resume takes all settings from the run itself; leave out {options}, or start another run")
@@ -83,8 +97,8 @@ def train(
         raise ConfigError(one_of("preset", preset, sorted(PRESETS)))
     if resume is not None:
         path, manifest = resume, RunFolder(resume).manifest
-        data, where = manifest["data"]["name"], manifest["data"]["source"]
-        data_root, size = (Path(where["root"]) if where["root"] else None), int(where["size"])
+        data, place = manifest["data"]["name"], manifest["data"]["source"]
+        images = reload_data(data, place, workers=workers)
         device = manifest["settings"]["device"]
     else:
         usual, searched = PRESETS[preset], get_space(space)
@@ -117,11 +131,14 @@ def train(
             threads=threads or torch.get_num_threads(),
             device=device,
         )
-    images = load_data(data, root=data_root, download=download, size=size)
+        folder = FolderOptions(stream, workers, skip_corrupt)
+        images = load_data(data, root=data_root, download=download, size=size, folder=folder)
+        place = recorded_source(images, data_root, size)
+        if images.skipped:
+            typer.echo(_named_skipped(images.skipped), err=True)
     with joined(device) as here, exclusive(path) if here.first else nullcontext():
         if settings is not None and here.first:
-            root = str(data_root.resolve()) if data_root else None
-            start_run(path, settings, images, {"root": root, "size": size})
+            start_run(path, settings, images, place)
         here.wait()
         try:
             if as_json or not here.first:
@@ -142,6 +159,11 @@ def train(
             f"\ntrained {finished.space.name} on {data} in {report['training_seconds']:.0f} s -> {finished.path}"
         )
         typer.echo(f"next: onceforall predictor {finished.path}")
+
+
+def _named_skipped(skipped: tuple[str, ...]) -> str:
+    named = ", ".join(map(repr, skipped[:5])) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
+    return f"left out {len(skipped)} unreadable file(s): {named}; the run's manifest lists all"
 
 
 def _epochs(text: str) -> int | dict[str, int] | None:

@@ -216,8 +216,10 @@ def _progressive(
     ]
     stages: list[Stage] = []
     for name, subnets, choices, trained in plan:
-        if name != "largest" and choices == stages[-1].choices:
-            continue  # the space has nothing elastic of this kind
+        if name == "kernel" and choices == stages[-1].choices:
+            continue  # no kernel is elastic
+        if stages and choices == stages[-1].choices:
+            stages.pop()  # two values are all there are: the longer of the two stages does for both
         stages.append(
             Stage(
                 name,
@@ -320,7 +322,7 @@ def _greatest(
             v
             for dim in space.dimensions
             if dim.kind == kind
-            for v in (dim.choices if count is None else dim.choices[-count:])
+            for v in (dim.allowed if count is None else dim.allowed[-count:])
         }
         if values:
             result[kind] = tuple(sorted(values))

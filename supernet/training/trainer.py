@@ -33,7 +33,7 @@ from supernet.training.checkpoint import (
     restore_momentum,
     save_checkpoint,
 )
-from supernet.training.data import ImageData
+from supernet.training.data import TrainingData
 from supernet.training.distillation import label_loss, teacher_loss
 from supernet.training.metrics import Display, MetricsWriter, Silence
 from supernet.training.processes import Processes
@@ -45,7 +45,7 @@ from supernet.training.settings import PRECISIONS, TrainingSettings
 MOMENTUM = 0.9
 
 
-def start_run(path: Path, settings: TrainingSettings, data: ImageData, source: Mapping[str, Any]) -> None:
+def start_run(path: Path, settings: TrainingSettings, data: TrainingData, source: Mapping[str, Any]) -> None:
     """Lay out a new run folder: manifest and fixed images, no weights yet.
 
     Args:
@@ -91,9 +91,9 @@ def start_run(path: Path, settings: TrainingSettings, data: ImageData, source: M
                 "size": data.size,
                 "mean": list(pack.normalisation.mean),
                 "std": list(pack.normalisation.std),
-                "train": len(data.train_labels),
-                "holdout": len(data.holdout_labels),
-                "test": len(data.test_labels),
+                "train": data.train_count,
+                "holdout": len(pack.holdout_labels),
+                "test": data.test_count,
             },
             "images": {"file": IMAGES, "sha256": sha256_file(path / IMAGES)},
             "settings": settings.to_dict(),
@@ -122,7 +122,9 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def train(path: Path, data: ImageData, display: Display | None = None, processes: Processes | None = None) -> RunFolder:
+def train(
+    path: Path, data: TrainingData, display: Display | None = None, processes: Processes | None = None
+) -> RunFolder:
     """Train the run in `path` to its end, from its checkpoint where it has one.
 
     The weights are the same bit for bit whether or not, and wherever, the training was killed and resumed (on the
@@ -179,7 +181,7 @@ class _Training:
         path: Path,
         space: SearchSpace,
         settings: TrainingSettings,
-        data: ImageData,
+        data: TrainingData,
         display: Display,
         processes: Processes,
     ) -> None:
@@ -342,10 +344,9 @@ class _Training:
         if self._epoch is None or self._epoch[0] != place:
             self._epoch = place, self.data.train_batches(self._rest_of_epoch(*place), (self.settings.seed, *place))
         images, labels = next(self._epoch[1])
-        generator = torch_generator(
-            self.settings.seed, "augmentation", self.position.stage, self.position.step, self.processes.rank
-        )
-        images = self.data.augmentation(images.to(self.device, non_blocking=True), generator)
+        generator = torch_generator(self.settings.seed, "augmentation", self.position.stage, self.position.step)
+        share = (self.processes.rank, self.processes.count)
+        images = self.data.augmentation(images.to(self.device, non_blocking=True), generator, share)
         return images, labels.to(self.device, non_blocking=True)
 
     def _rest_of_epoch(self, stage: int, epoch: int) -> list[Tensor]:
