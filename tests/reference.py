@@ -44,30 +44,10 @@ def reference_supernet(space: str, **settings: Any) -> nn.Module:
     return net
 
 
-@torch.no_grad()
-def randomise(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights that keep signals of moderate size; batch norms and kernel transforms far from their neutral values.
-
-    A test with identity transforms or unit statistics could not tell a transposed or forgotten tensor.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(like: torch.Tensor) -> torch.Tensor:
-        return torch.randn(like.shape, generator=generator)
-
-    for name, tensor in net.state_dict().items():
-        kind = name.rpartition(".")[2]
-        if kind == "running_mean":
-            tensor.copy_(0.3 * draw(tensor))
-        elif kind == "running_var" or (tensor.ndim == 1 and kind == "weight"):
-            tensor.copy_(torch.exp(0.3 * draw(tensor)))
-        elif kind == "bias":
-            tensor.copy_(0.2 * draw(tensor))
-        elif kind.endswith("_matrix"):
-            tensor.copy_(draw(tensor) / tensor.shape[0] ** 0.5)
-        elif tensor.ndim > 1:
-            tensor.copy_(draw(tensor) / tensor[0].numel() ** 0.5)
-    return net.eval()
+def smooth_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:
+    """Random images that stay different after pooling, as white noise does not: (count, 3, resolution, resolution)."""
+    coarse = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return 2 * nn.functional.interpolate(coarse, size=(resolution, resolution), mode="bilinear")
 
 
 def activate_random(net: Any, rng: np.random.Generator) -> dict[str, Any]:
@@ -79,3 +59,42 @@ def activate_random(net: Any, rng: np.random.Generator) -> dict[str, Any]:
     finally:
         random.setstate(state)
     return settings
+
+
+@torch.no_grad()
+def randomise(net: Any, seed: int = 0) -> Any:
+    """Random weights, kernel transforms and batch norms, far from neutral values but with signals that survive.
+
+    With identity transforms or unit statistics no test could tell a transposed or forgotten tensor; with arbitrary
+    statistics the output would not depend on the image. So the statistics are those of the largest and some random
+    subnets, then disturbed.
+    """
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+
+    def draw(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator)
+
+    for name, tensor in net.named_parameters():
+        if tensor.ndim == 1:
+            tensor.copy_(0.1 * draw(tensor) if name.endswith("bias") else torch.exp(0.2 * draw(tensor)))
+        elif name.endswith("_matrix"):  # keeps the filter's energy
+            side = tensor.shape[0] ** 0.5
+            tensor.copy_(draw(tensor) * (side + 2) / side**2)
+        else:
+            tensor.copy_(draw(tensor) * (2 / tensor[0].numel()) ** 0.5)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    images = smooth_images(8, 128, seed)
+    net.train()
+    for step in range(6):
+        for norm in norms:
+            norm.momentum = 0.4 if step else 1.0
+        if step:
+            activate_random(net, rng)
+        net(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.running_mean.add_(0.1 * norm.running_var.sqrt() * draw(norm.running_mean))
+        norm.running_var.mul_(torch.exp(0.1 + 0.2 * draw(norm.running_var)))
+    net.set_max_net()
+    return net.eval()
