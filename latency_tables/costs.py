@@ -48,10 +48,17 @@ def _convolutions(spec: LayerSpec) -> Iterator[_Convolution]:
             yield _Convolution(1, mid, spec.se_channels, bias=True)
             yield _Convolution(1, spec.se_channels, mid, bias=True)
         yield _Convolution(spec.out_size, mid, spec.out_channels, batch_norm=True)
+    elif spec.op == "bottleneck":
+        mid = spec.mid_channels
+        yield _Convolution(spec.in_size, spec.in_channels, mid, batch_norm=True)
+        yield _Convolution(spec.out_size, mid, mid, spec.kernel, batch_norm=True)
+        yield _Convolution(spec.out_size, mid, spec.out_channels, batch_norm=True)
+        if not spec.shortcut:
+            yield _Convolution(spec.out_size, spec.in_channels, spec.out_channels, batch_norm=True)
     elif spec.op == "linear":
         yield _Convolution(1, spec.in_channels * spec.in_size**2, spec.out_channels, bias=True)
     else:
-        assert spec.op == "pool", f"no cost rule for operator {spec.op!r}"
+        assert spec.op in ("pool", "max_pool"), f"no cost rule for operator {spec.op!r}"
 
 
 def _layer_macs(spec: LayerSpec) -> int:

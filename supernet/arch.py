@@ -13,24 +13,27 @@ from supernet.errors import ConfigError
 
 Value = int | float
 Activation = Literal["none", "relu", "relu6", "h_swish"]
-Operator = Literal["conv", "mbconv", "pool", "linear"]
+Operator = Literal["conv", "mbconv", "bottleneck", "max_pool", "pool", "linear"]
 
 
 @dataclass(frozen=True)
 class SubnetConfig:
     """One subnet of a search space, by values (kernel 5, not "the second kernel").
 
-    Construction checks every value against the space and sets inactive ones (the kernel and expand ratio of a
-    block that the stage's depth leaves out) to 0. So a `SubnetConfig` that exists is legal, two that describe
-    the same network are equal, and `digest` names the network.
+    Construction checks every value against the space, sets inactive ones (the kernel and expand ratio of a block that
+    the stage's depth leaves out) to 0, and keeps one of values that mean the same. So a `SubnetConfig` that exists is
+    legal, two that describe the same network are equal, and `digest` names the network.
 
     Attributes:
         space: name of the search space.
         resolution: side of the square input image, pixels.
-        depths: active blocks, one entry a stage.
-        kernels: side of the depthwise kernel, one entry a block.
-        expands: ratio of a block's middle channels to its input channels, one entry a block.
-        widths: width multipliers, one entry an elastic width (empty where the space has none).
+        depths: active blocks, one entry a stage. In ResNet spaces: 2 or 0, whether the stem has its residual
+            convolution; then, one entry a stage, the blocks beyond the stage's least number.
+        kernels: side of the depthwise kernel, one entry a block (empty where the space has none).
+        expands: ratio of a block's middle channels to its input channels (in ResNet spaces: to its output channels),
+            one entry a block.
+        widths: width multipliers, one entry an elastic width (empty where the space has none). In ResNet spaces: of
+            the stem's inner channels, of its output, of each stage.
 
     Raises:
         ConfigError: the space is unknown, or values are outside of it (all faults in one message).
@@ -84,10 +87,16 @@ class LayerSpec:
     from these, so that the four cannot disagree.
 
     Operators:
-        conv: convolution, batch norm (if `batch_norm`), activation.
+        conv: convolution padded by half its kernel, batch norm (if `batch_norm`), activation; then, where `shortcut`,
+            plus the input.
         mbconv: 1x1 expansion to `mid_channels` (absent where that equals `in_channels`), depthwise convolution,
             squeeze-excite of `se_channels` (absent where 0), 1x1 projection; batch norm after each convolution; the
             activation after the first two; plus the input where `shortcut`.
+        bottleneck: 1x1 reduction to `mid_channels`, convolution with `kernel` and `stride`, 1x1 restoration; batch norm
+            after each; the activation after the first two; plus the shortcut, then the activation. The shortcut is the
+            input where `shortcut`, else the input's averages over `stride` x `stride` pixels through a 1x1 convolution
+            with batch norm.
+        max_pool: max pool padded by half its kernel.
         pool: global average pool.
         linear: flatten, then a fully connected layer with bias.
 
@@ -95,8 +104,8 @@ class LayerSpec:
         op: operator.
         in_size, out_size: side of the square feature map, pixels.
         in_channels, out_channels: channels.
-        mid_channels: channels of the depthwise convolution; 0 where the operator has none.
-        kernel, stride: of the (depthwise) convolution.
+        mid_channels: channels inside of a block; 0 where the operator has none.
+        kernel, stride: of the convolution, the block's spatial convolution, or the max pool.
         groups: of a plain convolution.
         se_channels: channels of squeeze-excite's bottleneck; 0 for none.
         activation: activation function.
@@ -126,10 +135,11 @@ class LayerSpec:
         """
         sizes = f"{self.in_size}x{self.in_size}x{self.in_channels}->{self.out_size}x{self.out_size}x{self.out_channels}"
         parts = [self.op, sizes]
-        if self.op in ("conv", "mbconv"):
-            if self.mid_channels:
-                parts.append(f"mid{self.mid_channels}")
+        if self.mid_channels:
+            parts.append(f"mid{self.mid_channels}")
+        if self.op not in ("pool", "linear"):
             parts += [f"k{self.kernel}", f"s{self.stride}"]
+        if self.op in ("conv", "mbconv", "bottleneck"):
             if self.groups != 1:
                 parts.append(f"g{self.groups}")
             if self.se_channels:

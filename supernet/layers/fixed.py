@@ -25,7 +25,8 @@ def build_layer(spec: LayerSpec, *, bn_eps: float = BN_EPS) -> nn.Module:
         `linear` ends in (N, out_channels).
     """
     if spec.op == "conv":
-        return ConvLayer(
+        layer = ResidualConvLayer if spec.shortcut else ConvLayer
+        return layer(
             spec.in_channels,
             spec.out_channels,
             kernel=spec.kernel,
@@ -37,6 +38,10 @@ def build_layer(spec: LayerSpec, *, bn_eps: float = BN_EPS) -> nn.Module:
         )
     if spec.op == "mbconv":
         return MBConv(spec, bn_eps=bn_eps)
+    if spec.op == "bottleneck":
+        return Bottleneck(spec, bn_eps=bn_eps)
+    if spec.op == "max_pool":
+        return nn.MaxPool2d(spec.kernel, spec.stride, padding=spec.kernel // 2)
     if spec.op == "pool":
         return nn.AdaptiveAvgPool2d(1)
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), linear=nn.Linear(spec.in_channels, spec.out_channels)))
@@ -66,6 +71,17 @@ class ConvLayer(nn.Sequential):
         if activation != "none":
             parts["act"] = activation_module(activation)
         super().__init__(parts)
+
+
+class ResidualConvLayer(ConvLayer):
+    """The same plus its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        y = x
+        for part in self:
+            y = part(y)
+        return x + y
 
 
 class SqueezeExcite(nn.Module):
@@ -112,3 +128,37 @@ class MBConv(nn.Module):
             y = self.squeeze_excite(y)
         y = self.project(y)
         return x + y if self.shortcut else y
+
+
+class Bottleneck(nn.Module):
+    """Bottleneck block of ResNet-D; see `LayerSpec` for its parts.
+
+    Source: He et al., "Deep Residual Learning", CVPR 2016; the stride in the spatial convolution and the average pool
+    before the projection are He et al., "Bag of Tricks", CVPR 2019, section 4 (ResNet-D).
+    """
+
+    def __init__(self, spec: LayerSpec, *, bn_eps: float = BN_EPS) -> None:
+        super().__init__()
+        mid = spec.mid_channels
+        self.reduce = ConvLayer(spec.in_channels, mid, activation=spec.activation, bn_eps=bn_eps)
+        self.spatial = ConvLayer(
+            mid, mid, kernel=spec.kernel, stride=spec.stride, activation=spec.activation, bn_eps=bn_eps
+        )
+        self.restore = ConvLayer(mid, spec.out_channels, bn_eps=bn_eps)
+        self.pool: nn.Module | None = None
+        self.downsample: nn.Module | None = None
+        if not spec.shortcut:
+            self.downsample = ConvLayer(spec.in_channels, spec.out_channels, bn_eps=bn_eps)
+            if spec.stride > 1:  # a window over the edge is averaged over the pixels that it has
+                self.pool = nn.AvgPool2d(spec.stride, spec.stride, ceil_mode=True, count_include_pad=False)
+        self.act = activation_module(spec.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, in_size, in_size) -> (N, out_channels, out_size, out_size)."""
+        y = self.restore(self.spatial(self.reduce(x)))
+        if self.pool is not None:
+            x = self.pool(x)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        result: Tensor = self.act(x + y)
+        return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supernet import registry
-from supernet.spaces import mobilenet_v3, proxyless
+from supernet.spaces import mobilenet_v3, proxyless, resnet50
 from supernet.spaces.base import (
     ElasticDimension,
     Genotypes,
@@ -27,7 +27,7 @@ __all__ = [
     "register_space",
 ]
 
-for _space in (mobilenet_v3.TINY, mobilenet_v3.W1_0, mobilenet_v3.W1_2, proxyless.W1_3):
+for _space in (mobilenet_v3.TINY, mobilenet_v3.W1_0, mobilenet_v3.W1_2, proxyless.W1_3, resnet50.RESNET50):
     registry.register(_space)
 
 get_space = registry.find

@@ -52,12 +52,27 @@ class ElasticDimension:
         index: position in the config's list of that kind (0 for the resolution).
         choices: allowed values, ascending.
         needs_depth: (gene number of the stage's depth, least depth) at which this gene matters; None: always.
+        aliases: (value, choice) pairs: further values that give the same network as a choice (where rounding to
+            multiples of 8 channels makes two multipliers equal); a config may hold them, and is given the choice.
     """
 
     kind: Kind
     index: int
     choices: tuple[Value, ...]
     needs_depth: tuple[int, int] | None = None
+    aliases: tuple[tuple[Value, Value], ...] = ()
+
+    def choice_for(self, value: object) -> Value | None:
+        """The choice that `value` means; None if it is outside of the space."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        meant = dict(self.aliases).get(value, value)
+        return self.choices[self.choices.index(meant)] if meant in self.choices else None
+
+    @property
+    def allowed(self) -> tuple[Value, ...]:
+        """Choices and aliases, ascending."""
+        return tuple(sorted({*self.choices, *dict(self.aliases)}))
 
     @property
     def name(self) -> str:
@@ -176,14 +191,14 @@ class SearchSpace:
                     depth_dim = self.dimensions[dim.needs_depth[0]]
                     depth = given["depth"][depth_dim.index]
                     inactive = isinstance(depth, int) and depth < dim.needs_depth[1]
-                    if inactive and (value == INACTIVE or value in dim.choices):
+                    if inactive and (value == INACTIVE or dim.choice_for(value) is not None):
                         given[dim.kind][dim.index] = INACTIVE
                         continue
-                if isinstance(value, bool) or not isinstance(value, int | float) or value not in dim.choices:
-                    allowed = ", ".join(map(str, dim.choices))
-                    faults.append(f"{dim.name} is {value!r}; allowed: {allowed}")
+                choice = dim.choice_for(value)
+                if choice is None:
+                    faults.append(f"{dim.name} is {value!r}; allowed: {', '.join(map(str, dim.allowed))}")
                 else:
-                    given[dim.kind][dim.index] = dim.choices[dim.choices.index(value)]
+                    given[dim.kind][dim.index] = choice
         if faults:
             raise ConfigError(f"not a subnet of {self.name}: {'; '.join(faults)}")
         values_of = {name: tuple(given[kind]) for kind, name in _FIELDS.items()}
@@ -247,11 +262,15 @@ class SearchSpace:
         """
         columns = []
         for dim in self.dimensions:
-            allowed = None if within is None else within.get(dim.kind)
-            indices = [i for i, value in enumerate(dim.choices) if allowed is None or value in allowed]
+            wanted = None if within is None else within.get(dim.kind)
+            if wanted is None:
+                indices = list(range(len(dim.choices)))
+            else:
+                meant = {dim.choice_for(value) for value in wanted}
+                indices = [i for i, choice in enumerate(dim.choices) if choice in meant]
             if not indices:
                 raise ConfigError(
-                    f"{dim.name}: none of {allowed} is allowed; allowed: {', '.join(map(str, dim.choices))}"
+                    f"{dim.name}: none of {wanted} is allowed; allowed: {', '.join(map(str, dim.allowed))}"
                 )
             columns.append(rng.choice(np.array(indices, dtype=np.int8), size=count))
         return self.canonical_genotypes(np.stack(columns, axis=1))
