@@ -24,6 +24,9 @@ _OURS_TO_REFERENCE = (
     ("squeeze_excite.", "depth_conv.se.fc."),
     ("project.", "point_linear."),
     ("expand.", "inverted_bottleneck."),
+    ("reduce.", "conv1."),
+    ("spatial.", "conv2."),
+    ("restore.", "conv3."),
 )
 """Start of a parameter's name inside a layer -> the reference's."""
 _COUNTER = "num_batches_tracked"
@@ -47,8 +50,8 @@ def reference_name(prefix: str, parameter: str) -> str:
     for ours, theirs in _OURS_TO_REFERENCE:
         if parameter.startswith(ours):
             suffix = "_matrix" if ours == "depthwise.transforms." else ""
-            return f"{prefix}.{theirs}{parameter.removeprefix(ours)}{suffix}"
-    return f"{prefix}.{parameter}"
+            return _short(f"{prefix}.{theirs}{parameter.removeprefix(ours)}{suffix}")
+    return _short(f"{prefix}.{parameter}")
 
 
 def short_form(state_dict: Mapping[str, Any]) -> dict[str, Given]:
@@ -67,8 +70,7 @@ def short_form(state_dict: Mapping[str, Any]) -> dict[str, Given]:
     found: dict[str, Given] = {}
     twice: list[str] = []
     for key, value in tensors.items():
-        words = key.removeprefix("module.").replace("mobile_inverted_conv", "conv").split(".")
-        short = ".".join(word for word, _ in groupby(words))
+        short = _short(key.removeprefix("module.").replace("mobile_inverted_conv", "conv"))
         if short.endswith(_COUNTER):
             continue
         if short in found:
@@ -114,3 +116,8 @@ def fit(
         else:
             state[ours] = found.value.detach().to("cpu", torch.float32, copy=True)
     return state, sorted(faults)
+
+
+def _short(key: str) -> str:
+    """A word that stands twice or more in a row stands once."""
+    return ".".join(word for word, _ in groupby(key.split(".")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,21 +73,21 @@ def _match(space: SearchSpace, given: Mapping[str, Given]) -> tuple[Supernet, di
 def _prefixes(layers: Sequence[tuple[str, LayerSpec]]) -> dict[str, str]:
     """Layer site -> the reference's name of it, by the layer's place in the network."""
     result = {}
-    pooled = [spec.op for _, spec in layers].index("pool")
-    mixed_after_pool = layers[pooled + 1][1].op == "conv"
-    blocks = 0
+    ops = [spec.op for _, spec in layers]
+    pooled = ops.index("pool")
+    resnet, mixed_after_pool = "bottleneck" in ops, ops[pooled + 1] == "conv"
+    blocks = itertools.count()
     for number, (site, spec) in enumerate(layers):
         if spec.op == "mbconv":
-            result[site] = f"blocks.{blocks}.conv"
-            blocks += 1
+            result[site] = f"blocks.{next(blocks)}.conv"
+        elif spec.op == "bottleneck":
+            result[site] = f"blocks.{next(blocks)}"
         elif spec.op == "linear":
             result[site] = "classifier"
+        elif spec.op == "conv" and resnet:
+            result[site] = f"input_stem.{number}" + (".conv" if spec.shortcut else "")
+        elif spec.op == "conv" and number == 0:
+            result[site] = "first_conv"
         elif spec.op == "conv":
-            result[site] = (
-                "first_conv"
-                if number == 0
-                else "final_expand_layer"
-                if number < pooled and mixed_after_pool
-                else "feature_mix_layer"
-            )
+            result[site] = "final_expand_layer" if number < pooled and mixed_after_pool else "feature_mix_layer"
     return result
