@@ -16,21 +16,47 @@ from supernet.layers import ElasticLayer, build_elastic_layer, build_layer, rese
 from supernet.spaces import LayerSite, SearchSpace
 
 
-class Subnet(nn.Sequential):
-    """One subnet as an ordinary network: torch's own modules, no elastic code.
+class Network(nn.Sequential):
+    """An ordinary network: torch's own modules in a row, one a `LayerSpec`, no elastic code.
+
+    Args:
+        layers: name and description of each layer, from the image to the logits.
+        bn_eps: epsilon of every batch norm.
+
+    Attributes:
+        specs: its layers, as the costs see them.
+        bn_eps: as above.
+    """
+
+    def __init__(self, layers: Sequence[tuple[str, LayerSpec]], *, bn_eps: float) -> None:
+        super().__init__(OrderedDict((name, build_layer(spec, bn_eps=bn_eps)) for name, spec in layers))
+        self.specs = [spec for _, spec in layers]
+        self.bn_eps = bn_eps
+
+    @property
+    def resolution(self) -> int:
+        """Side of its input images, pixels."""
+        return self.specs[0].in_size
+
+    @property
+    def num_classes(self) -> int:
+        """Number of its outputs."""
+        return self.specs[-1].out_channels
+
+
+class Subnet(Network):
+    """One subnet of a search space as an ordinary network.
 
     Attributes:
         space: the search space, with the number of classes.
         config: which subnet.
-        specs: its layers, as the costs see them.
     """
 
     def __init__(self, space: SearchSpace, config: SubnetConfig) -> None:
-        named = [(name, spec) for name, spec in space.named_layers(config) if spec is not None]
-        super().__init__(OrderedDict((name, build_layer(spec, bn_eps=space.bn_eps)) for name, spec in named))
+        layers = [(name, spec) for name, spec in space.named_layers(config) if spec is not None]
+        super().__init__(layers, bn_eps=space.bn_eps)
         self.space = space
         self.config = config
-        self.specs = [spec for _, spec in named]
 
 
 class Supernet(nn.Module):
