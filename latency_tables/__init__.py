@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from latency_tables.budget import Budget, Limit
 from latency_tables.costs import MACS, PARAMS, SIZE_BYTES, CostModel, macs, params, size_bytes
+from latency_tables.memory import peak_memory_bytes
 from latency_tables.outliers import Outlier, outliers
 from latency_tables.space_costs import SpaceCosts
 from latency_tables.table import Coverage, LatencyTable, Provenance, Row, parse_table
@@ -35,6 +36,7 @@ __all__ = [
     "outliers",
     "params",
     "parse_table",
+    "peak_memory_bytes",
     "profile_space",
     "size_bytes",
     "this_machine",
