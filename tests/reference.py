@@ -1,26 +1,29 @@
 """The authors' package `ofa` as the reference that parity tests and benchmarks compare with; a development extra.
 
-Its networks import as they are; `set_running_statistics` too. Its data loaders and tutorials do not on today's torch
-(`torch._six` is gone, `yaml.load` wants a Loader), and nothing here needs them.
+Its networks import as they are, and so does `set_running_statistics`. Its data loaders and tutorials do not on today's
+torch (`torch._six` is gone, `yaml.load` wants a Loader), and nothing here needs them.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from supernet.arch import SubnetConfig
+from supernet.spaces import SearchSpace
 
 MISSING = "the reference package is absent; install it with: pip install 'onceforall[dev]'"
+SPACES = ("mobilenet_v3_w1.0", "mobilenet_v3_w1.2", "proxyless_w1.3", "resnet50")
 
 
 def reference(module: str) -> Any:
-    """A module of the reference package, for example ``imagenet_classification.elastic_nn.networks``; or skip."""
-    pytest.importorskip("ofa", reason=MISSING)
+    """A module of the reference package, for example ``imagenet_classification.networks``."""
     return import_module(f"ofa.{module}")
 
 
@@ -44,10 +47,19 @@ def reference_supernet(space: str, **settings: Any) -> nn.Module:
     return net
 
 
-def smooth_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:
+def smooth_images(count: int, resolution: int, seed: int = 0) -> Tensor:
     """Random images that stay different after pooling, as white noise does not: (count, 3, resolution, resolution)."""
     coarse = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return 2 * nn.functional.interpolate(coarse, size=(resolution, resolution), mode="bilinear")
+
+
+def config_of(space: SearchSpace, settings: Mapping[str, Any], resolution: int) -> SubnetConfig:
+    """Our config of the subnet that the reference's `set_active_subnet(**settings)` makes active."""
+    if "w" in settings:
+        widths = [(0.65, 0.8, 1.0)[index] for index in settings["w"]]
+        return space.config(resolution=resolution, depths=settings["d"], expands=settings["e"], widths=widths)
+    names = {"depths": settings["d"], "kernels": settings["ks"], "expands": settings["e"]}
+    return space.config(resolution=resolution, **names)
 
 
 def activate_random(net: Any, rng: np.random.Generator) -> dict[str, Any]:
@@ -71,7 +83,7 @@ def randomise(net: Any, seed: int = 0) -> Any:
     """
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
 
-    def draw(like: torch.Tensor) -> torch.Tensor:
+    def draw(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator)
 
     for name, tensor in net.named_parameters():

@@ -73,7 +73,7 @@ def read_net_config(net_config: Path | str, run_config: Path | str | None = None
     return lower_net_config(read_json(Path(net_config)), resolution)
 
 
-def lower_net_config(net_config: Mapping[str, Any], resolution: int = DEFAULT_RESOLUTION) -> Architecture:
+def lower_net_config(net_config: object, resolution: int = DEFAULT_RESOLUTION) -> Architecture:
     """The same from a dictionary, as the reference's `network.config` gives it.
 
     Args:
@@ -84,7 +84,7 @@ def lower_net_config(net_config: Mapping[str, Any], resolution: int = DEFAULT_RE
         ConfigError: it describes something that a `LayerSpec` cannot say (all faults in one message).
     """
     family = net_config.get("name") if isinstance(net_config, Mapping) else None
-    if not isinstance(family, str) or family not in _BN_EPS:
+    if not isinstance(net_config, Mapping) or not isinstance(family, str) or family not in _BN_EPS:
         raise ConfigError(f"net.config: {one_of('network', family, list(_BN_EPS))}; give the file of a specialised net")
     lowering = _Lowering(net_config, resolution)
     lowering.resnet() if family == "ResNets" else lowering.inverted_residual_network(family)
@@ -159,7 +159,7 @@ class _Lowering:
         where += ".conv"
         layer = Fields(where, inner, self.faults, ("MBConvLayer", "MBInvertedConvLayer"))
         self._enters(layer, "in_channels")
-        out, kernel, stride = layer.number("out_channels"), layer.number("kernel_size", 3, odd=True), layer.number("stride", 1)
+        out, kernel, stride = _shape_of(layer)
         expand = layer.ratio("expand_ratio", 6)
         mid = layer.optional_number("mid_channels") or round(self.channels * expand)
         if (expand == 1) != (mid == self.channels):
@@ -182,7 +182,7 @@ class _Lowering:
         where = f"blocks.{number}"
         layer = Fields(where, block, self.faults, ("ResNetBottleneckBlock",))
         self._enters(layer, "in_channels")
-        out, kernel, stride = layer.number("out_channels"), layer.number("kernel_size", 3, odd=True), layer.number("stride", 1)
+        out, kernel, stride = _shape_of(layer)
         mid = make_divisible(layer.optional_number("mid_channels") or round(out * layer.ratio("expand_ratio", 0.25)))
         shortcut = stride == 1 and out == self.channels
         layer.only("groups", 1)
@@ -202,9 +202,11 @@ class _Lowering:
     def _conv(self, name: str, where: str, value: object, *, shortcut: bool = False) -> None:
         layer = Fields(where, value, self.faults, ("ConvLayer",))
         self._enters(layer, "in_channels")
-        out, kernel, stride = layer.number("out_channels"), layer.number("kernel_size", 3, odd=True), layer.number("stride", 1)
-        for field, allowed in (("dilation", 1), ("groups", 1), ("bias", False), ("has_shuffle", False), ("use_se", False)):
-            layer.only(field, allowed)
+        out, kernel, stride = _shape_of(layer)
+        layer.only("dilation", 1)
+        layer.only("groups", 1)
+        for field in ("bias", "has_shuffle", "use_se"):
+            layer.only(field, False)
         layer.only("ops_order", "weight_bn_act")
         spec = LayerSpec(
             "conv",
@@ -265,6 +267,11 @@ class _Lowering:
             return value
         self.faults.append(f"{name} is {type(value).__name__}; expected a list of layers")
         return []
+
+
+def _shape_of(layer: Fields) -> tuple[int, int, int]:
+    """Output channels, kernel, stride."""
+    return layer.number("out_channels"), layer.number("kernel_size", 3, odd=True), layer.number("stride", 1)
 
 
 def _is_nothing(layer: object) -> bool:

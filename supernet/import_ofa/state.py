@@ -54,8 +54,8 @@ def reference_name(prefix: str, parameter: str) -> str:
     return _short(f"{prefix}.{parameter}")
 
 
-def short_form(state_dict: Mapping[str, Any]) -> dict[str, Given]:
-    """The tensors by the short form of their keys; batch norm's counters of batches, which decide nothing, are left out.
+def short_form(state_dict: object) -> dict[str, Given]:
+    """The tensors by the short form of their keys, without batch norm's counters of batches, which decide nothing.
 
     Raises:
         CheckpointError: not a state dict, or two keys that mean the same tensor.
@@ -98,7 +98,8 @@ def fit(
         misshapen, or hold values that are not finite.
     """
     state: dict[str, Tensor] = {}
-    faults = [f"{tensor.key} is unknown" for name, tensor in given.items() if name not in set(names.values())]
+    known = set(names.values())
+    faults = [f"{tensor.key} is unknown" for name, tensor in given.items() if name not in known]
     for ours, like in expected.items():
         if ours.endswith(_COUNTER):
             state[ours] = torch.zeros((), dtype=torch.int64)

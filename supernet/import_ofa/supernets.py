@@ -40,17 +40,22 @@ def load_ofa_state_dict(space_name: str, state_dict: Mapping[str, Any]) -> Super
     given = short_form(state_dict)
     net, state, faults = _match(space, given)
     if faults:
-        other = next((name for name in list_spaces() if name != space_name and not _match(get_space(name), given)[2]), None)
-        if other is not None:
-            raise CheckpointError(
-                f"the state dict does not fit {space_name}: it looks like {other}; import it as that space"
-            )
-        raise CheckpointError(
-            f"the state dict does not fit {space_name}, {len(faults)} fault(s): {'; '.join(faults)}; "
-            f"give the whole state dict of a supernet of this space"
-        )
+        raise CheckpointError(_explain(space_name, faults, given))
     net.load_state_dict(state, assign=True)
     return net.eval()
+
+
+def _explain(space_name: str, faults: list[str], given: Mapping[str, Given]) -> str:
+    """What is wrong with a state dict; where it fits another space at least twice as well, what is wrong as that."""
+    found = {name: _match(get_space(name), given)[2] for name in list_spaces()}
+    nearest = min(found, key=lambda name: len(found[name]))
+    if 2 * len(found[nearest]) >= len(faults):
+        return (
+            f"the state dict does not fit {space_name}, {len(faults)} fault(s): {'; '.join(faults)}; "
+            "give the whole state dict of a supernet of this space"
+        )
+    but = f", but for {len(found[nearest])} fault(s): {'; '.join(found[nearest])}" if found[nearest] else ""
+    return f"the state dict does not fit {space_name}: it looks like {nearest}{but}; import it as that space"
 
 
 def _match(space: SearchSpace, given: Mapping[str, Given]) -> tuple[Supernet, dict[str, Tensor], list[str]]:
