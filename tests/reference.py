@@ -96,9 +96,9 @@ def randomise(net: Any, seed: int = 0) -> Any:
             tensor.copy_(draw(tensor) * (2 / tensor[0].numel()) ** 0.5)
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
-    images = smooth_images(8, 128, seed)
+    images = smooth_images(4, 128, seed)
     net.train()
-    for step in range(6):
+    for step in range(5):
         for norm in norms:
             norm.momentum = 0.4 if step else 1.0
         if step:
