@@ -62,12 +62,13 @@ class SearchSpaceContract:
         for kind in _FIELDS:
             indices = [dim.index for dim in dims if dim.kind == kind]
             assert sorted(indices) == list(range(len(indices))), f"{_FIELDS[kind]}: indices are {indices}"
-        for dim in dims:
+        for number, dim in enumerate(dims):
             assert list(dim.choices) == sorted(set(dim.choices)), f"{dim.name}: choices are {dim.choices}"
             assert all(choice in dim.choices and value not in dim.choices for value, choice in dim.aliases)
             if dim.needs_depth is not None:
                 gene, least = dim.needs_depth
                 assert dims[gene].kind == "depth", f"{dim.name} needs gene {gene}, which is no depth"
+                assert gene < number, f"{dim.name} stands before the depth that it needs"
                 assert least <= max(dims[gene].choices), f"{dim.name} is never active"
         used = {gene for site in self.space.sites for gene in site.genes}
         idle = [dim.name for number, dim in enumerate(dims) if number not in used and len(dim.choices) > 1]

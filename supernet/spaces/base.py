@@ -66,8 +66,10 @@ class ElasticDimension:
         """The choice that `value` means; None if it is outside of the space."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        meant = dict(self.aliases).get(value, value)
-        return self.choices[self.choices.index(meant)] if meant in self.choices else None
+        for alias, choice in self.aliases:
+            if value == alias:
+                return choice
+        return self.choices[self.choices.index(value)] if value in self.choices else None
 
     @property
     def allowed(self) -> tuple[Value, ...]:

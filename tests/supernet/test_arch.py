@@ -88,8 +88,3 @@ def test_a_missing_field_is_named(tiny: SearchSpace) -> None:
     del data["depths"]
     with pytest.raises(ConfigError, match="field 'depths' is missing"):
         SubnetConfig.from_dict(data)
-
-
-def test_layer_keys_name_layers_uniquely(tiny: SearchSpace) -> None:
-    layers = tiny.all_layers()
-    assert len({spec.key for spec in layers}) == len(layers) == len(set(layers))
