@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=SPACES)
-def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest) -> Pair:
     theirs = randomise(reference_supernet(request.param, n_classes=100))
-    yield Pair(theirs, load_ofa_state_dict(request.param, theirs.state_dict()))
+    return Pair(theirs, load_ofa_state_dict(request.param, theirs.state_dict()))
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
