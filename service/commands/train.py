@@ -63,7 +63,10 @@ def train(
     if data not in DATA_SETS:
         raise ConfigError(one_of("data set", data, sorted(DATA_SETS)))
     if resume is not None:
-        path, source = resume, RunFolder(resume).manifest["data"]
+        path, manifest = resume, RunFolder(resume).manifest
+        if "imported" in manifest:
+            raise ConfigError(f"{str(resume)!r} was imported, there is no training to go on with; start another run")
+        source = manifest["data"]
         data, where = source["name"], source["source"]
         data_root, size = (Path(where["root"]) if where["root"] else None), int(where["size"])
     else:

@@ -44,7 +44,7 @@ def _instruction(emitter: Callable[..., Emitter]) -> Any:
 
 class _Vector(types.Type):
     def __init__(self) -> None:
-        super().__init__(name="float32x16")  # type: ignore[no-untyped-call]
+        super().__init__(name="float32x16")
 
 
 _vector = _Vector()
@@ -53,7 +53,7 @@ _vector = _Vector()
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, _VECTOR)  # type: ignore[no-untyped-call]
 
 
 @_instruction
