@@ -10,6 +10,7 @@ import typer
 
 from service.commands.demo import demo
 from service.commands.extract import evaluate, extract
+from service.commands.import_ofa import import_ofa
 from service.commands.predictor import predictor
 from service.commands.profile import profile
 from service.commands.search import search
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, evaluate, predictor, profile, search, extract, serve, demo):
+for command in (train, evaluate, predictor, profile, search, extract, import_ofa, serve, demo):
     app.command()(command)
 app.add_typer(tables, name="tables")
 

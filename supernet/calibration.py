@@ -68,7 +68,7 @@ def _recording(subnet: nn.Module, moments: dict[nn.BatchNorm2d, _Moments]) -> It
     replaced: list[nn.Module] = []
 
     def replace_forward(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
         replaced.append(module)
 
     try:

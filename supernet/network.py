@@ -22,25 +22,54 @@ from supernet.layers import (
 )
 from supernet.spaces import LayerSite, SearchSpace
 
+LayerBuilder = Callable[[str, LayerSpec], nn.Module]
 
-class Subnet(nn.Sequential):
-    """One subnet as an ordinary network: torch's own modules, no elastic code.
+
+class Network(nn.Sequential):
+    """An ordinary network: torch's own modules in a row, one a `LayerSpec`, no elastic code.
+
+    Args:
+        layers: name and description of each layer, from the image to the logits.
+        bn_eps: epsilon of every batch norm.
+        build: name and description of a layer -> its module; None: with random weights.
+
+    Attributes:
+        specs: its layers, as the costs see them.
+        bn_eps: as above.
+    """
+
+    def __init__(
+        self, layers: Sequence[tuple[str, LayerSpec]], *, bn_eps: float, build: LayerBuilder | None = None
+    ) -> None:
+        make = build or (lambda _, spec: build_layer(spec, bn_eps=bn_eps))
+        super().__init__(OrderedDict((name, make(name, spec)) for name, spec in layers))
+        self.specs = [spec for _, spec in layers]
+        self.bn_eps = bn_eps
+
+    @property
+    def resolution(self) -> int:
+        """Side of its input images, pixels."""
+        return self.specs[0].in_size
+
+    @property
+    def num_classes(self) -> int:
+        """Number of its outputs."""
+        return self.specs[-1].out_channels
+
+
+class Subnet(Network):
+    """One subnet of a search space as an ordinary network.
 
     Attributes:
         space: the search space, with the number of classes.
         config: which subnet.
-        specs: its layers, as the costs see them.
     """
 
-    def __init__(self, space: SearchSpace, config: SubnetConfig) -> None:
-        self._assemble(space, config, lambda _, spec: build_layer(spec, bn_eps=space.bn_eps))
-
-    def _assemble(self, space: SearchSpace, config: SubnetConfig, layer: Callable[[str, LayerSpec], nn.Module]) -> None:
-        named = [(name, spec) for name, spec in space.named_layers(config) if spec is not None]
-        super().__init__(OrderedDict((name, layer(name, spec)) for name, spec in named))
+    def __init__(self, space: SearchSpace, config: SubnetConfig, *, build: LayerBuilder | None = None) -> None:
+        layers = [(name, spec) for name, spec in space.named_layers(config) if spec is not None]
+        super().__init__(layers, bn_eps=space.bn_eps, build=build)
         self.space = space
         self.config = config
-        self.specs = [spec for _, spec in named]
 
 
 class Supernet(nn.Module):
@@ -107,15 +136,12 @@ class Supernet(nn.Module):
         Returns:
             A network in evaluation mode, on the supernet's device.
         """
-        subnet = Subnet.__new__(Subnet)
+
+        def build(name: str, spec: LayerSpec) -> nn.Module:
+            return layer_with_weights(spec, self._layer(name).weights_of(spec), bn_eps=self.space.bn_eps)
+
         with torch.no_grad():
-            subnet._assemble(
-                self.space,
-                config,
-                lambda name, spec: layer_with_weights(
-                    spec, self._layer(name).weights_of(spec), bn_eps=self.space.bn_eps
-                ),
-            )
+            subnet = Subnet(self.space, config, build=build)
         subnet.training = False  # as its layers are; eval() would visit them all
         return subnet
 

@@ -1,6 +1,6 @@
 """The folder of a training run: manifest, weights, fixed images; what every later step starts from.
 
-manifest.json           what was trained, on what, how; digests
+manifest.json           what was trained, on what, how (or what was imported); digests
 supernet.safetensors    weights (once complete)
 images.safetensors      calibration and held-out images
 checkpoint.safetensors  state to resume from (removed once complete)
@@ -55,7 +55,8 @@ class RunFolder:
             data = manifest["data"]
             self.normalisation = Normalisation(tuple(data["mean"]), tuple(data["std"]))
             self.class_names: list[str] = list(manifest["class_names"])
-            self.images_sha256 = str(manifest["images"]["sha256"])
+            images = manifest["images"]
+            self.images_sha256 = None if images is None else str(images["sha256"])
         except (KeyError, TypeError, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{str(self.path / MANIFEST)!r} is not a run's manifest: {error}") from None
 
@@ -98,8 +99,14 @@ class RunFolder:
         """The run's calibration and held-out images.
 
         Raises:
-            CheckpointError: the file is absent, damaged or altered.
+            CheckpointError: the file is absent, damaged or altered, or the run was imported without images.
         """
+        if self.images_sha256 is None:
+            raise CheckpointError(
+                f"{str(self.path)!r} was imported without images, so no subnet of it can be calibrated or judged; "
+                "import the weights again, with images, into another folder: "
+                "onceforall import-ofa WEIGHTS --space NAME --run FOLDER --data folder --data-root IMAGES"
+            )
         path = self.path / IMAGES
         pack = ImagePack.load(path, self.normalisation)
         if sha256_file(path) != self.images_sha256:

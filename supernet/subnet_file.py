@@ -1,18 +1,22 @@
-"""A subnet as a folder of three files: `subnet.safetensors`, `config.json`, `card.json`; no pickle."""
+"""A subnet as a folder of three files: `subnet.safetensors`, `config.json`, `card.json`; no pickle.
+
+`config.json` says which subnet of which space it is; or, for an imported network that is of no space, lists its layers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from supernet.arch import SubnetConfig
+from supernet.arch import Activation, LayerSpec, Operator, SubnetConfig
 from supernet.errors import CheckpointError, ConfigError
 from supernet.files import read_json, sha256_file, write_json
 from supernet.images import Normalisation
-from supernet.network import Subnet
+from supernet.network import Network, Subnet
 from supernet.spaces import get_space
 from supernet.tensors import load_into, load_tensors, save_tensors
 
@@ -20,7 +24,7 @@ WEIGHTS, CONFIG, CARD = "subnet.safetensors", "config.json", "card.json"
 
 
 def save_subnet(
-    folder: Path, subnet: Subnet, card: Mapping[str, Any], *, normalisation: Normalisation, class_names: list[str]
+    folder: Path, subnet: Network, card: Mapping[str, Any], *, normalisation: Normalisation, class_names: list[str]
 ) -> None:
     """Write the three files; the folder is made where it is absent.
 
@@ -38,8 +42,8 @@ def save_subnet(
         {
             "format": 1,
             "weights_sha256": sha256_file(folder / WEIGHTS),
-            "config": subnet.config.to_dict(),
-            "num_classes": subnet.space.num_classes,
+            **_architecture(subnet),
+            "num_classes": subnet.num_classes,
             "class_names": class_names,
             "mean": list(normalisation.mean),
             "std": list(normalisation.std),
@@ -47,7 +51,7 @@ def save_subnet(
     )
 
 
-def load_subnet(folder: Path) -> Subnet:
+def load_subnet(folder: Path) -> Network:
     """Rebuild the network from its folder, in evaluation mode.
 
     Raises:
@@ -55,13 +59,11 @@ def load_subnet(folder: Path) -> Subnet:
     """
     description = _read_config(folder)
     try:
-        config = SubnetConfig.from_dict(description["config"])
-        space = get_space(config.space).with_num_classes(description["num_classes"])
+        with torch.device("meta"):
+            subnet = _build(description)
         expected = str(description["weights_sha256"])
-    except (ConfigError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{str(folder / CONFIG)!r} does not describe a subnet: {error}") from None
-    with torch.device("meta"):
-        subnet = Subnet(space, config)
     subnet.to_empty(device="cpu")
     path = folder / WEIGHTS
     load_into(subnet, load_tensors(path), repr(str(path)))
@@ -71,6 +73,39 @@ def load_subnet(folder: Path) -> Subnet:
             "extract or download the subnet again"
         )
     return subnet.eval()
+
+
+def _architecture(subnet: Network) -> dict[str, Any]:
+    if isinstance(subnet, Subnet):
+        return {"config": subnet.config.to_dict()}
+    named = zip((name for name, _ in subnet.named_children()), subnet.specs, strict=True)
+    return {
+        "config": None,
+        "layers": [{"name": name, **asdict(spec)} for name, spec in named],
+        "bn_eps": subnet.bn_eps,
+    }
+
+
+def _build(description: Mapping[str, Any]) -> Network:
+    """The network that `_architecture` described."""
+    if description["config"] is not None:
+        config = SubnetConfig.from_dict(description["config"])
+        return Subnet(get_space(config.space).with_num_classes(description["num_classes"]), config)
+    layers = [(str(layer["name"]), _spec(layer)) for layer in description["layers"]]
+    if not layers:
+        raise ValueError("it has no layers")
+    return Network(layers, bn_eps=float(description["bn_eps"]))
+
+
+def _spec(layer: Mapping[str, Any]) -> LayerSpec:
+    values = {field.name: layer[field.name] for field in fields(LayerSpec)}
+    kinds = {"op": str, "activation": str, "shortcut": bool, "batch_norm": bool}
+    wrong = [f"{name} {value!r}" for name, value in values.items() if type(value) is not kinds.get(name, int)]
+    wrong += [f"op {values['op']!r}"] * (values["op"] not in get_args(Operator))
+    wrong += [f"activation {values['activation']!r}"] * (values["activation"] not in get_args(Activation))
+    if wrong:
+        raise ValueError(f"layer {layer['name']!r} has {', '.join(wrong)}")
+    return LayerSpec(**values)
 
 
 def load_normalisation(folder: Path) -> Normalisation:

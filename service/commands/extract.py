@@ -63,6 +63,7 @@ def evaluate(
     from latency_tables.counter import counted_macs
     from service.cards import count_params
     from supernet.evaluation import BATCH_SIZE, count_correct, standard_error
+    from supernet.network import Subnet
     from supernet.spaces import largest_resolution
     from supernet.subnet_file import load_normalisation, load_subnet
     from supernet.training.data import load_data
@@ -73,13 +74,14 @@ def evaluate(
             raise ConfigError(one_of("part of the data", name, ["test", "holdout"]))
     use_threads(threads)
     subnet = load_subnet(path)
-    images = load_data(data, root=data_root, download=download, size=largest_resolution(subnet.space))
-    if len(images.class_names) != subnet.space.num_classes:
+    size = largest_resolution(subnet.space) if isinstance(subnet, Subnet) else subnet.resolution
+    images = load_data(data, root=data_root, download=download, size=size)
+    if len(images.class_names) != subnet.num_classes:
         raise ConfigError(
             f"{data!r} has {len(images.class_names)} classes, the subnet in {str(path)!r} has "
-            f"{subnet.space.num_classes}; choose the data set that it was trained on"
+            f"{subnet.num_classes}; choose the data set that it was trained on"
         )
-    resolution, normalisation = subnet.config.resolution, load_normalisation(path)
+    resolution, normalisation = subnet.resolution, load_normalisation(path)
     accuracies: dict[str, dict[str, float]] = {}
     for name in parts:
         found = images.test_batches(BATCH_SIZE) if name == "test" else images.holdout_batches(BATCH_SIZE)

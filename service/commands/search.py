@@ -26,12 +26,15 @@ def search(
     """Evolve subnets towards the greatest predicted accuracy within all limits of the budget."""
     from latency_tables import Budget, LatencyTable
     from search import AccuracyPredictor, EvolutionarySearch
+    from supernet.errors import CheckpointError
     from supernet.files import write_json
     from supernet.runs import RunFolder
 
     limits = Budget.parse(budget)
     folder = RunFolder(run)
     tables = {loaded.device: loaded for loaded in map(LatencyTable.load, table or [])}
+    if not folder.predictor_path.exists():
+        raise CheckpointError(f"{str(run)!r} has no accuracy predictor; make one with: onceforall predictor {run}")
     predictor = AccuracyPredictor.load(folder.predictor_path, space=folder.space)
     engine = EvolutionarySearch(
         folder.space, predictor, tables, population=population, generations=generations, seed=seed

@@ -97,6 +97,8 @@ def train(
         raise ConfigError(one_of("preset", preset, sorted(PRESETS)))
     if resume is not None:
         path, manifest = resume, RunFolder(resume).manifest
+        if "imported" in manifest:
+            raise ConfigError(f"{str(resume)!r} was imported, there is no training to go on with; start another run")
         data, place = manifest["data"]["name"], manifest["data"]["source"]
         images = reload_data(data, place, workers=workers)
         device = manifest["settings"]["device"]

@@ -46,4 +46,4 @@ def installed() -> bool:
 
 def flat(x: Tensor) -> npt.NDArray[np.float32]:
     """All numbers of (N, C, H, W), channels innermost: the tensor's own memory where it is laid out so, else a copy."""
-    return x.detach().permute(0, 2, 3, 1).reshape(-1).numpy()
+    return x.detach().contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).view(-1).numpy()

@@ -1,8 +1,8 @@
 """Gradients of depthwise convolutions padded by half their kernel; arrays are flat, channels innermost.
 
-Both kernels work on sixteen channels of one image at a time, copied side by side with zeros around each row (so that the
-inner loop has no edges), and keep their sums in registers. The last sixteen channels overlap the ones before where 16
-does not divide the channels; both compute the same numbers.
+Both kernels work on sixteen channels of one image at a time, copied side by side with zeros around each row (so that
+the inner loop has no edges), and keep their sums in registers. The last sixteen channels overlap the ones before where
+16 does not divide the channels; both compute the same numbers.
 """
 
 from __future__ import annotations

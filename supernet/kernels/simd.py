@@ -37,6 +37,11 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return result
 
 
+def _instruction(emitter: Callable[..., Emitter]) -> Any:
+    """A function for kernels that becomes a few of LLVM's instructions."""
+    return intrinsic(emitter)
+
+
 class _Vector(types.Type):
     def __init__(self) -> None:
         super().__init__(name="float32x16")
@@ -48,10 +53,10 @@ _vector = _Vector()
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, _VECTOR)  # type: ignore[no-untyped-call]
 
 
-@intrinsic
+@_instruction
 def load(typing_context: Any, array: Any, index: Any) -> Emitter:
     """The sixteen floats of a flat array from `index` on."""
 
@@ -61,7 +66,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Emitter:
     return _vector(_ARRAY, types.intp), emit
 
 
-@intrinsic
+@_instruction
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Emitter:
     """Write a vector to a flat array from `index` on."""
 
@@ -72,7 +77,7 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Emitter:
     return types.void(_ARRAY, types.intp, _vector), emit
 
 
-@intrinsic
+@_instruction
 def zeros(typing_context: Any) -> Emitter:
     """A vector of zeros."""
 
@@ -82,7 +87,7 @@ def zeros(typing_context: Any) -> Emitter:
     return _vector(), emit
 
 
-@intrinsic
+@_instruction
 def splat(typing_context: Any, value: Any) -> Emitter:
     """A vector of sixteen times the same number."""
 
@@ -94,7 +99,7 @@ def splat(typing_context: Any, value: Any) -> Emitter:
     return _vector(types.float32), emit
 
 
-@intrinsic
+@_instruction
 def add(typing_context: Any, a: Any, b: Any) -> Emitter:
     """`a + b`."""
 
@@ -104,7 +109,7 @@ def add(typing_context: Any, a: Any, b: Any) -> Emitter:
     return _vector(_vector, _vector), emit
 
 
-@intrinsic
+@_instruction
 def subtract(typing_context: Any, a: Any, b: Any) -> Emitter:
     """`a - b`."""
 
@@ -114,7 +119,7 @@ def subtract(typing_context: Any, a: Any, b: Any) -> Emitter:
     return _vector(_vector, _vector), emit
 
 
-@intrinsic
+@_instruction
 def multiply(typing_context: Any, a: Any, b: Any) -> Emitter:
     """`a * b`."""
 
@@ -124,7 +129,7 @@ def multiply(typing_context: Any, a: Any, b: Any) -> Emitter:
     return _vector(_vector, _vector), emit
 
 
-@intrinsic
+@_instruction
 def multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Emitter:
     """`a * b + c`, fused where the processor can."""
 
@@ -135,7 +140,7 @@ def multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Emitter:
     return _vector(_vector, _vector, _vector), emit
 
 
-@intrinsic
+@_instruction
 def clamp(typing_context: Any, value: Any, least: Any, most: Any) -> Emitter:
     """`value` limited to [least, most]; NaN stays NaN."""
 
@@ -147,7 +152,7 @@ def clamp(typing_context: Any, value: Any, least: Any, most: Any) -> Emitter:
     return _vector(_vector, _vector, _vector), emit
 
 
-@intrinsic
+@_instruction
 def if_above(typing_context: Any, value: Any, least: Any, chosen: Any, other: Any) -> Emitter:
     """`chosen` where value > least (or value is NaN), else `other`."""
 

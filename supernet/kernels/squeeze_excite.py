@@ -40,7 +40,7 @@ def means(x: Floats, result: Floats, pixels: int, channels: int, first: int, las
 def scale_and_shift(
     x: Floats, scale: Floats, shift: Floats, result: Floats, pixels: int, channels: int, first: int, last: int
 ) -> None:
-    """x * scale + shift, both one number a channel of an image, for images `first` to `last`."""
+    """Each x * scale + shift, both one number a channel of an image, for images `first` to `last`."""
     for image in range(first, last):
         for pixel in range(image * pixels, (image + 1) * pixels):
             for block in range(-(-channels // LANES)):

@@ -21,6 +21,9 @@ _LIMITS: dict[Activation, tuple[bool, float, float]] = {
 }
 """Whether the activation is gated, and the limits of its values otherwise, as the kernels take them."""
 
+LEAST_NUMBERS = 2**17
+"""Numbers in the input below which the calls around our kernels cost more (70 us) than the kernels save."""
+
 
 def batch_norm(
     x: Tensor,
@@ -38,8 +41,10 @@ def batch_norm(
 
     Args:
         x: (N, C, H, W).
-        running_mean, running_var: (C,), updated in place while training.
-        weight, bias: (C,).
+        running_mean: (C,), updated in place while training.
+        running_var: as `running_mean`.
+        weight: (C,).
+        bias: (C,).
         training: whether to normalise by the batch's own statistics.
         momentum: weight of the batch in the running statistics.
         eps: added to the variance.
@@ -48,9 +53,8 @@ def batch_norm(
     Returns:
         The same shape.
     """
-    rows = x.numel() // x.shape[1]
-    fused = training and rows > 1 and x.is_contiguous(memory_format=torch.channels_last) and kernels.usable(x)
-    if fused:
+    large = x.numel() >= LEAST_NUMBERS and x.numel() > x.shape[1]
+    if training and large and x.is_contiguous(memory_format=torch.channels_last) and kernels.usable(x):
         result: Tensor = _BatchNorm.apply(x, running_mean, running_var, weight, bias, momentum, eps, activation)
         return result
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -64,7 +68,8 @@ def normalise_by_own_statistics(
 
     Args:
         x: (N, C, H, W), channels last in memory.
-        weight, bias: (C,); None: 1 and 0.
+        weight: (C,); None: 1.
+        bias: (C,); None: 0.
         eps: added to the variance.
         activation: what follows.
         out: where the result goes, laid out as `x`; may be `x`.
@@ -73,6 +78,7 @@ def normalise_by_own_statistics(
         mean and biased variance of the batch, (C,) float64 each; factors for the gradient's kernels.
     """
     from supernet.kernels import batch_norm as kernel
+    from supernet.kernels.simd import LANES
     from supernet.kernels.threads import split
 
     channels = x.shape[1]
@@ -83,7 +89,7 @@ def normalise_by_own_statistics(
     flat = kernels.flat(x)
     factors = torch.empty(kernel.FACTORS * channels)
     f = factors.numpy()
-    partial = torch.empty(chunks * 2 * (channels + kernel.LANES)).numpy()
+    partial = torch.empty(chunks * 2 * (channels + LANES)).numpy()
     kernel.set_origin(flat, rows, channels, f)
     split(kernel.sums, chunks, x.numel(), flat, f, partial, rows, channels)
     mean, variance = kernel.moments(partial, f, chunks, rows, channels)
@@ -120,6 +126,7 @@ class _BatchNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from supernet.kernels import batch_norm as kernel
+        from supernet.kernels.simd import LANES
         from supernet.kernels.threads import split
 
         x, factors = ctx.saved_tensors
@@ -128,7 +135,7 @@ class _BatchNorm(torch.autograd.Function):
         chunks = -(-rows // kernel.CHUNK)
         arrays = (kernels.flat(x), kernels.flat(gradient), factors.numpy())
         limits = _LIMITS[ctx.activation]
-        partial = torch.empty(chunks * 2 * (channels + kernel.LANES)).numpy()
+        partial = torch.empty(chunks * 2 * (channels + LANES)).numpy()
         split(kernel.gradient_sums, chunks, x.numel(), *arrays, partial, rows, channels, *limits)
         weight_gradient, bias_gradient = torch.empty(2, channels)
         both = (weight_gradient.numpy(), bias_gradient.numpy())

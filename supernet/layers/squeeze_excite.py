@@ -71,8 +71,8 @@ class _SqueezeExcite(torch.autograd.Function):
         pixels = x.shape[2] * x.shape[3]
         flat_gradient = kernels.flat(gradient)
         to_logits = torch.empty_like(gate)
-        arrays = (flat_gradient, kernels.flat(x), to_logits.view(-1).numpy())
-        split(kernel.products, images, x.numel(), *arrays, pixels, channels)
+        inputs = (flat_gradient, kernels.flat(x))
+        split(kernel.products, images, x.numel(), *inputs, to_logits.view(-1).numpy(), pixels, channels)
         to_logits *= (logits.abs() < 3).float() / 6
         to_hidden = (to_logits @ expand_weight) * (hidden > 0)
         to_mean = (to_hidden @ reduce_weight) / pixels
