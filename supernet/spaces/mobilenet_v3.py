@@ -63,22 +63,19 @@ def _imagenet(name: str, width_mult: float) -> SearchSpace:
 W1_0 = _imagenet("mobilenet_v3_w1.0", 1.0)
 W1_2 = _imagenet("mobilenet_v3_w1.2", 1.2)
 
-TINY = inverted_residual_space(
-    "mobilenet_v3_tiny",
-    mobilenet_v3_plan(
-        stem_width=16,
-        stem_stride=1,
-        first_width=16,
-        first_stride=2,
-        stages=(
-            Stage(24, 2, "relu", squeeze_excite=False),
-            Stage(40, 2, "h_swish", squeeze_excite=True),
-            Stage(64, 1, "h_swish", squeeze_excite=True),
-        ),
-        final_width=192,
-        feature_width=256,
+TINY_PLAN = mobilenet_v3_plan(
+    stem_width=16,
+    stem_stride=1,
+    first_width=16,
+    first_stride=2,
+    stages=(
+        Stage(24, 2, "relu", squeeze_excite=False),
+        Stage(40, 2, "h_swish", squeeze_excite=True),
+        Stage(64, 1, "h_swish", squeeze_excite=True),
     ),
-    resolutions=(16, 20, 24, 28, 32),
-    num_classes=10,
+    final_width=192,
+    feature_width=256,
 )
 """For 16 to 32 pixel images: the ImageNet network's parts, with a stride of 8, not 32, and three stages, not five."""
+
+TINY = inverted_residual_space("mobilenet_v3_tiny", TINY_PLAN, resolutions=(16, 20, 24, 28, 32), num_classes=10)
