@@ -71,13 +71,13 @@ def _import_supernet(
     from supernet.import_ofa import load_ofa_state_dict, read_state_dict
     from supernet.import_ofa.run import require_new_run, write_imported_run
     from supernet.spaces import get_space, largest_resolution
-    from supernet.training.data import load_data
+    from supernet.training.data import load_data, recorded_source
 
     require_new_run(run)
     size = largest_resolution(get_space(space))
     net = load_ofa_state_dict(space, read_state_dict(weights))
     images = load_data(data, root=data_root, size=size) if data else None
-    source = {"root": str(data_root.resolve()) if data_root else None, "size": size}
+    source = recorded_source(images, data_root, size) if images else {}
     folder = write_imported_run(
         run, net, origin=weights, data=images, source=source, calibration_images=calibration_images
     )

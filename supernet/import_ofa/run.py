@@ -15,7 +15,7 @@ from supernet.images import Normalisation
 from supernet.network import Supernet
 from supernet.runs import FORMAT, IMAGES, MANIFEST, WEIGHTS, RunFolder
 from supernet.tensors import save_tensors
-from supernet.training.data import ImageData
+from supernet.training.data import TrainingData
 
 NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Of the images that the reference's networks were trained on (ImageNet): what their inputs must be brought to."""
@@ -36,7 +36,7 @@ def write_imported_run(
     net: Supernet,
     *,
     origin: Path,
-    data: ImageData | None = None,
+    data: TrainingData | None = None,
     source: Mapping[str, Any] | None = None,
     calibration_images: int = 512,
 ) -> RunFolder:
