@@ -39,8 +39,8 @@ def in_workers(
 ) -> Iterator[Result]:
     """Do each task in one of several processes, ahead of the caller.
 
-    Processes start with the call and end with the iterator; keeping them from one epoch to the next would save
-    a tenth of a second or two (they are forked) at the price of state. Torch's global generators are neither used nor moved.
+    Processes start with the call and end with the iterator; keeping them from one epoch to the next would save a tenth
+    of a second or two (they are forked) at the price of state. Torch's global generators are neither used nor moved.
 
     Args:
         work: picklable; its result too, tensors travel in shared memory.
