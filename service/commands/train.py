@@ -99,9 +99,7 @@ def train(
         path, manifest = resume, RunFolder(resume).manifest
         if "imported" in manifest:
             raise ConfigError(f"{str(resume)!r} was imported, there is no training to go on with; start another run")
-        data, place = manifest["data"]["name"], manifest["data"]["source"]
-        images = reload_data(data, place, workers=workers)
-        device = manifest["settings"]["device"]
+        data, device = manifest["data"]["name"], manifest["settings"]["device"]
     else:
         usual, searched = PRESETS[preset], get_space(space)
         path, size = run or Path("runs") / data, largest_resolution(searched)
@@ -133,15 +131,16 @@ def train(
             threads=threads or torch.get_num_threads(),
             device=device,
         )
-        folder = FolderOptions(stream, workers, skip_corrupt)
-        images = load_data(data, root=data_root, download=download, size=size, folder=folder)
-        place = recorded_source(images, data_root, size)
-        if images.skipped:
-            typer.echo(_named_skipped(images.skipped), err=True)
     with joined(device) as here, exclusive(path) if here.first else nullcontext():
         if settings is not None and here.first:
-            start_run(path, settings, images, place)
+            folder = FolderOptions(stream, workers, skip_corrupt)
+            images = load_data(data, root=data_root, download=download, size=size, folder=folder)
+            start_run(path, settings, images, recorded_source(images, data_root, size))
+            if images.skipped:
+                typer.echo(_named_skipped(images.skipped), err=True)
         here.wait()
+        if settings is None or not here.first:
+            images = reload_data(data, RunFolder(path).manifest["data"]["source"], workers=workers)
         try:
             if as_json or not here.first:
                 finished = run_training(path, images, Silence(), here)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import distributed as dist
 
 BUCKET_BYTES = 25 * 2**20
 """Gradients travel in buckets of about this size: few messages, and the first is on its way while others are packed."""
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the first one, which may check every file of a large folder."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def joined(device: str) -> Iterator[Processes]:
     here = Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     if device == "cuda":
         torch.cuda.set_device(here.local_rank)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield here
     finally:

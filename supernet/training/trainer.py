@@ -187,7 +187,7 @@ class _Training:
     ) -> None:
         self.path, self.space, self.settings, self.data = path, space, settings, data
         self.display, self.processes = display, processes
-        self.pack = data.image_pack(settings.calibration_images)
+        self.pack = RunFolder(path).images()
         self.normalisation = self.pack.normalisation
         self.steps_per_epoch = data.train_count // settings.step_images
         self.net = Supernet(space, dropout=settings.dropout, generator=torch_generator(settings.seed, "weights"))

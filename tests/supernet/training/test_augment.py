@@ -73,7 +73,7 @@ def test_colours_are_those_of_torchvision_for_the_same_factors() -> None:
 
     images = torch.randint(0, 256, (16, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     found = Augmentation(brightness=0.9, saturation=0.9)(images, torch.Generator().manual_seed(5))
-    factors = 1 + 0.9 * (torch.rand((2, 16), generator=torch.Generator().manual_seed(5)) * 2 - 1)
+    factors = 1 + 0.9 * (torch.rand((16, 2), generator=torch.Generator().manual_seed(5)) * 2 - 1).T
     for image, result, brightness, saturation in zip(images / 255, found, *factors.tolist(), strict=True):
         expected = functional.adjust_saturation(functional.adjust_brightness(image, brightness), saturation)
         assert torch.allclose(result, expected, atol=1e-3)  # torchvision writes 0.2989 for 0.299
