@@ -56,7 +56,8 @@ def main() -> None:
     try:
         app()
     except OnceForAllError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of many processes that torchrun started, one speaks
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

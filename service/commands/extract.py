@@ -58,7 +58,10 @@ def evaluate(
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Measure a stored subnet: accuracy on images, MACs and parameters counted on the real modules, latency here."""
+    """Measure a stored subnet, in this process or in all that torchrun started.
+
+    Accuracy on images, MACs and parameters counted on the real modules, latency here.
+    """
     from latency_tables import measure_module_ms
     from latency_tables.counter import counted_macs
     from service.cards import count_params
@@ -67,6 +70,7 @@ def evaluate(
     from supernet.spaces import largest_resolution
     from supernet.subnet_file import load_normalisation, load_subnet
     from supernet.training.data import load_data
+    from supernet.training.processes import joined
 
     parts = part or ["test"]
     for name in parts:
@@ -83,19 +87,22 @@ def evaluate(
         )
     resolution, normalisation = subnet.resolution, load_normalisation(path)
     accuracies: dict[str, dict[str, float]] = {}
-    for name in parts:
-        found = images.test_batches(BATCH_SIZE) if name == "test" else images.holdout_batches(BATCH_SIZE)
-        correct = total = 0
-        for pixels, labels in found:
-            correct += count_correct(subnet, pixels, labels, resolution, normalisation)
-            total += len(labels)
-        accuracy = correct / total
-        accuracies[name] = {
-            "total": total,
-            "correct": correct,
-            "accuracy": accuracy,
-            "standard_error": standard_error(accuracy, total),
-        }
+    with joined("cpu") as here:
+        for name in parts:
+            batches_of = images.test_batches if name == "test" else images.holdout_batches
+            mine = [
+                (count_correct(subnet, pixels, labels, resolution, normalisation), len(labels))
+                for pixels, labels in batches_of(BATCH_SIZE, (here.rank, here.count))
+            ]
+            correct, total = map(int, here.sum(sum(right for right, _ in mine), sum(count for _, count in mine)))
+            accuracies[name] = {
+                "total": total,
+                "correct": correct,
+                "accuracy": correct / total,
+                "standard_error": standard_error(correct / total, total),
+            }
+    if not here.first:
+        return
     report: dict[str, Any] = {
         "subnet": str(path),
         "data": data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,6 +12,7 @@ from service.commands.output import Json, Threads, percent, print_json
 from supernet.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
+    from supernet.training.data import TrainingData
     from supernet.training.metrics import Display
 
 DEFAULT_EPOCHS = {"digits": 23, "fashion-mnist": 24, "cifar10": 60, "folder": 60}
@@ -131,15 +132,22 @@ def train(
             threads=threads or torch.get_num_threads(),
             device=device,
         )
-    with joined(device) as here, exclusive(path) if here.first else nullcontext():
-        if settings is not None and here.first:
+    images: TrainingData | None = None
+
+    def start() -> None:
+        nonlocal images
+        lock.enter_context(exclusive(path))
+        if settings is not None:
             folder = FolderOptions(stream, workers, skip_corrupt)
-            images = load_data(data, root=data_root, download=download, size=size, folder=folder)
-            start_run(path, settings, images, recorded_source(images, data_root, size))
-            if images.skipped:
-                typer.echo(_named_skipped(images.skipped), err=True)
-        here.wait()
-        if settings is None or not here.first:
+            loaded = load_data(data, root=data_root, download=download, size=size, folder=folder)
+            start_run(path, settings, loaded, recorded_source(loaded, data_root, size))
+            if loaded.skipped:
+                typer.echo(_named_skipped(loaded.skipped), err=True)
+            images = loaded
+
+    with joined(device) as here, ExitStack() as lock:
+        here.by_first(start)
+        if images is None:
             images = reload_data(data, RunFolder(path).manifest["data"]["source"], workers=workers)
         try:
             if as_json or not here.first:

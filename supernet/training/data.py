@@ -83,10 +83,13 @@ class TrainingData(Protocol):
             For each batch, in order: uint8 (n, 3, size, size) and int64 (n,), on the CPU.
         """
 
-    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test part, in a fixed order: uint8 (n, 3, size, size) and int64 (n,) a batch."""
+    def test_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test part, in a fixed order: uint8 (n, 3, size, size) and int64 (n,) a batch.
 
-    def holdout_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        With share (i, k), every k-th batch from the i-th on; all k shares are the whole.
+        """
+
+    def holdout_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out part, likewise."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -70,13 +71,15 @@ class ImageData:
         for chosen in batches:
             yield self.train_images[chosen], self.train_labels[chosen]
 
-    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test part in order."""
-        return zip(batches(self.test_images, batch_size), batches(self.test_labels, batch_size), strict=True)
+    def test_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test part in order; of k shares, the i-th has every k-th batch from the i-th on."""
+        whole = zip(batches(self.test_images, batch_size), batches(self.test_labels, batch_size), strict=True)
+        return islice(whole, share[0], None, share[1])
 
-    def holdout_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The held-out part in order."""
-        return zip(batches(self.holdout_images, batch_size), batches(self.holdout_labels, batch_size), strict=True)
+    def holdout_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """The held-out part in order; of k shares, the i-th has every k-th batch from the i-th on."""
+        whole = zip(batches(self.holdout_images, batch_size), batches(self.holdout_labels, batch_size), strict=True)
+        return islice(whole, share[0], None, share[1])
 
 
 def calibration_choice(train_count: int, count: int) -> Numbers:

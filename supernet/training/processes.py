@@ -7,7 +7,7 @@ number), then the gradients are averaged. Weights stay equal because all start e
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,6 +46,24 @@ class Processes:
         """Until all processes have come here."""
         if self.count > 1:
             dist.barrier()
+
+    def by_first(self, action: Callable[[], None]) -> None:
+        """Do something in the first process alone, while the others wait for its end.
+
+        Raises:
+            Exception: the action's own, in the first process; the others end with `SystemExit`, status 2.
+        """
+        error: Exception | None = None
+        if self.first:
+            try:
+                action()
+            except Exception as caught:
+                error = caught
+        (failed,) = self.sum(float(error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(2)
 
     def sum(self, *values: float) -> list[float]:
         """The sum of each value over all processes."""

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -107,17 +108,17 @@ class StreamedFolder:
         crops = _RandomCrops(self.train, self.size)
         yield from in_workers(crops, tasks, self.workers, pin_memory=torch.cuda.is_available())
 
-    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test part in order, centre crops."""
-        return self._in_order(self.test, batch_size)
+    def test_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test part in order, centre crops; of k shares, the i-th has every k-th batch from the i-th on."""
+        return self._in_order(self.test, batch_size, share)
 
-    def holdout_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The held-out part in order, centre crops."""
-        return self._in_order(self.holdout, batch_size)
+    def holdout_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """The held-out part in order, centre crops; of k shares, the i-th has every k-th batch from the i-th on."""
+        return self._in_order(self.holdout, batch_size, share)
 
-    def _in_order(self, index: FolderIndex, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _in_order(self, index: FolderIndex, batch_size: int, share: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
         crops = _CentreCrops(index, self.size, CENTRE_SHARE)
-        return in_workers(crops, _chunks(len(index), batch_size), self.workers)
+        return in_workers(crops, islice(_chunks(len(index), batch_size), share[0], None, share[1]), self.workers)
 
     def _fixed(self, index: FolderIndex) -> tuple[Tensor, Tensor]:
         return read_all(index, self.size, CENTRE_SHARE, self.workers)

@@ -161,3 +161,10 @@ def test_a_class_with_too_few_images_for_three_parts_is_refused(folder: Path) ->
         (folder / "train" / "dog" / f"{number}.png").unlink()
     with pytest.raises(DataError, match="class number 1 has 2 image"):
         load_data("folder", root=folder)
+
+
+def test_shares_of_the_test_part_are_the_whole(digits: ImageData) -> None:
+    whole = [labels for _, labels in digits.test_batches(100)]
+    shares = [[labels for _, labels in digits.test_batches(100, (part, 3))] for part in range(3)]
+    assert [len(share) for share in shares] == [2, 1, 1]
+    assert torch.equal(torch.cat([shares[0][0], shares[1][0], shares[2][0], shares[0][1]]), torch.cat(whole))
