@@ -5,42 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from supernet.errors import ConfigError
 from supernet.files import sha256_file, write_json
-from supernet.images import ImagePack, Normalisation
+from supernet.images import Normalisation
 from supernet.network import Supernet
 from supernet.runs import FORMAT, IMAGES, MANIFEST, WEIGHTS, RunFolder
 from supernet.tensors import save_tensors
+from supernet.training.data import ImageData
 
 NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Of the images that the reference's networks were trained on (ImageNet): what their inputs must be brought to."""
-
-
-class Images(Protocol):
-    """What is asked of a data set."""
-
-    @property
-    def name(self) -> str:
-        """As `load_data` knows it."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the labels, in order."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256; differs where the images, labels or parts differ."""
-
-    @property
-    def size(self) -> int:
-        """Side of the images, pixels."""
-
-    def image_pack(self, calibration_images: int) -> ImagePack:
-        """The fixed images for calibration and for judging subnets."""
 
 
 def require_new_run(path: Path) -> None:
@@ -58,7 +36,7 @@ def write_imported_run(
     net: Supernet,
     *,
     origin: Path,
-    data: Images | None = None,
+    data: ImageData | None = None,
     source: Mapping[str, Any] | None = None,
     calibration_images: int = 512,
 ) -> RunFolder:
