@@ -116,7 +116,7 @@ def test_all_faults_of_a_state_dict_are_in_one_sorted_line(tiny: SearchSpace, th
     assert "blocks.2.conv.extra.weight is unknown" in faults
     assert "first_conv.conv.weight is [8, 3, 3, 3], expected [16, 3, 3, 3]" in faults
     assert "first_conv.bn.weight holds values that are not finite" in faults
-    assert "classifier.linear.bias is torch.int64, expected a tensor of floating point numbers" in faults
+    assert "classifier.linear.bias is torch.int64 (torch.strided), expected dense floating point numbers" in faults
     assert "feature_mix_layer.conv.weight is str, expected a tensor of floating point numbers" in faults
     assert "blocks.1.conv.depth_conv.conv.5to3_matrix is missing" in faults
     assert sum(fault.startswith("blocks.1.") for fault in faults) == len(gone)
@@ -186,9 +186,7 @@ def test_absent_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for data in (b"", b"some text", whole[:-100], whole[:3000]):
         path.write_bytes(data)
-        with pytest.raises(
-            CheckpointError, match=r"w.pt' (is truncated or not a file of torch.save|holds more)"
-        ) as caught:
+        with pytest.raises(CheckpointError, match=r"w.pt' is truncated or not a file of torch.save \(.+\)") as caught:
             read_state_dict(path)
         assert "\n" not in str(caught.value)
     torch.save([torch.ones(2)], path)
