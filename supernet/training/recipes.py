@@ -184,19 +184,24 @@ def build_stages(
     """
     if recipe not in RECIPES:
         raise ConfigError(one_of("recipe", recipe, list(RECIPES)))
-    names = PROGRESSIVE_STAGES if recipe == "progressive" else ("largest", recipe) if recipe == "delayed" else (recipe,)
-    given = {**({} if isinstance(epochs, int) or epochs is None else epochs), **(learning_rates or {})}
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise ConfigError(f"recipe {recipe!r} has no stage {', '.join(unknown)}; its stages are {', '.join(names)}")
+    names = PROGRESSIVE_STAGES if recipe == "progressive" else (recipe,)  # of the preset's learning rates
+    stage_names = ("largest", recipe) if recipe == "delayed" else names
+    for given, allowed in ((epochs, stage_names), (learning_rates, names)):
+        unknown = sorted(set(given) - set(allowed)) if isinstance(given, Mapping) else []
+        if unknown:
+            raise ConfigError(
+                f"recipe {recipe!r} has no stage {', '.join(unknown)}; its stages are {', '.join(allowed)}"
+            )
     rates = {name: rate * processes for name, rate in preset.learning_rates.items()} | dict(learning_rates or {})
-    if isinstance(epochs, Mapping) or (recipe == "progressive"):
-        counts = dict.fromkeys(names, 0) | dict(epochs) if isinstance(epochs, Mapping) else preset.split(epochs)
+    if isinstance(epochs, Mapping):
+        counts = dict.fromkeys(stage_names, 0) | dict(epochs)
+    elif recipe == "progressive":
+        counts = preset.split(epochs)
     else:
         total = epochs if epochs is not None else (preset.epochs or {}).get(recipe)
         if total is None:
             raise ConfigError(f"recipe {recipe!r} has no usual length with preset {preset.name!r}; give --epochs")
-        counts = {names[-1]: total} if recipe != "delayed" else {"largest": total // 2, "delayed": total - total // 2}
+        counts = {"largest": total // 2, "delayed": total - total // 2} if recipe == "delayed" else {recipe: total}
     if any(count < 0 for count in counts.values()) or not any(counts.values()):
         raise ConfigError(f"epochs are {counts}; allowed: 0 or more a stage, at least 1 in all")
     return tuple(stage for stage in RECIPES[recipe](space, counts, rates, preset) if stage.epochs)

@@ -128,6 +128,17 @@ def test_kill_9_of_two_processes_leaves_no_trace(
     assert RunFolder(tmp_path / "killed").weights_sha256 == RunFolder(tmp_path / "whole").weights_sha256
 
 
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path: Path, tiny_run: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    command += ["service.cli", "train", "--data", "digits", "--run", str(tiny_run)]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode != 0
+    assert found.stderr.count("error: ") == 1
+    assert "holds a training run already (status: complete); choose another folder with --run" in found.stderr
+
+
 def test_another_number_of_processes_cannot_go_on(
     tmp_path: Path, few_digits: ImageData, settings: TrainingSettings
 ) -> None:

@@ -67,6 +67,8 @@ def test_delayed_shrinking_is_half_the_largest_network_then_the_sandwich_on_one_
     assert second.choices == {}
     assert first.learning_rate_at(10 * 5, 5) == pytest.approx(second.learning_rate_at(0, 5), rel=0.02)
     assert second.subnet_weight_at(0, 10) == pytest.approx(0.1)
+    uneven = build_stages("delayed", tiny, SMALL_IMAGES, epochs={"largest": 5, "delayed": 15})
+    assert [stage.cosine for stage in uneven] == [(0.0, 0.25), (0.25, 1.0)]
 
 
 def test_alphanet_is_the_sandwich_with_another_divergence(tiny: SearchSpace) -> None:
@@ -103,5 +105,7 @@ def test_impossible_recipes_are_refused(tiny: SearchSpace) -> None:
         _progressive(tiny, kernels=3)
     with pytest.raises(ConfigError, match="recipe 'random' has no stage kernel; its stages are random"):
         build_stages("random", tiny, SMALL_IMAGES, epochs=5, learning_rates={"kernel": 1.0})
+    with pytest.raises(ConfigError, match="recipe 'delayed' has no stage largest; its stages are delayed"):
+        build_stages("delayed", tiny, SMALL_IMAGES, epochs=6, learning_rates={"largest": 1.0})
     with pytest.raises(ConfigError, match="has no usual length with preset 'small-images'; give --epochs"):
         build_stages("sandwich", tiny, SMALL_IMAGES)
