@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.arch import SubnetConfig
+from supernet.network import Supernet
 from supernet.spaces import SearchSpace
 
 MISSING = "the reference package is absent; install it with: pip install 'onceforall[dev]'"
@@ -110,3 +111,35 @@ def randomise(net: Any, seed: int = 0) -> Any:
         norm.running_var.mul_(torch.exp(0.1 + 0.2 * draw(norm.running_var)))
     net.set_max_net()
     return net.eval()
+
+
+_ELASTIC = {  # our name inside a block -> the reference's
+    "expand.conv.": "inverted_bottleneck.conv.conv.",
+    "expand.bn.": "inverted_bottleneck.bn.bn.",
+    "depthwise.conv.": "depth_conv.conv.conv.",
+    "depthwise.transforms.": "depth_conv.conv.",
+    "depthwise.bn.": "depth_conv.bn.bn.",
+    "squeeze_excite.": "depth_conv.se.fc.",
+    "project.conv.": "point_linear.conv.conv.",
+    "project.bn.": "point_linear.bn.bn.",
+}
+
+
+def in_their_names(net: Supernet) -> dict[str, Tensor]:
+    """A MobileNetV3 supernet's state dict as the reference would name it."""
+    outer = {"stem": "first_conv", "final_expand": "final_expand_layer", "feature_mix": "feature_mix_layer"}
+    blocks = [name for name in net.layers if "block" in name]
+    result = {}
+    for key, tensor in net.state_dict().items():
+        _, site, inner = key.split(".", 2)
+        if site in blocks:
+            ours, theirs = next((a, b) for a, b in _ELASTIC.items() if inner.startswith(a))
+            inner = theirs + inner.removeprefix(ours) + ("_matrix" if "transforms" in inner else "")
+            if site == "first_block":  # not elastic: names are not doubled
+                inner = inner.replace("bn.bn", "bn").replace("conv.conv.weight", "conv.weight")
+            site = f"blocks.{blocks.index(site)}.conv"
+        elif site == "classifier":
+            site = "classifier.linear"
+            inner = inner.removeprefix("linear.")
+        result[f"{outer.get(site, site)}.{inner}"] = tensor.clone()
+    return result

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def import_ofa(
     supernet: Annotated[
-        Path | None, typer.Argument(metavar="[WEIGHTS]", help="File with a supernet's state dict (.pt, .pth).")
+        Path | None, typer.Argument(metavar="WEIGHTS", help="File with a supernet's state dict (.pt, .pth).")
     ] = None,
     space: Annotated[str, typer.Option(help="Search space that the supernet is of.")] = "",
     run: Annotated[Path | None, typer.Option(help="Folder to make for the supernet's run.")] = None,

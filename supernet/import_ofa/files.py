@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # torch's own, about its old file format
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights only" not in str(error).lower():
+        if not _is_saved(path):
             raise _damaged(path, error) from None
         raise CheckpointError(
             f"{str(path)!r} holds more than tensors and plain values, and reading that could run code: refused; "
@@ -45,6 +46,12 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
             f"{str(path)!r} holds a {type(content).__name__}; expected a state dict, names to tensors"
         )
     return content
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether the file is as whole as one can tell from outside: a zip archive, or (old format) a pickle."""
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO or zipfile.is_zipfile(path)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

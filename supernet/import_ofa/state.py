@@ -107,9 +107,11 @@ def fit(
         found = given.get(names[ours])
         if found is None:
             faults.append(f"{names[ours]} is missing")
-        elif not isinstance(found.value, Tensor) or not found.value.is_floating_point():
-            kind = str(found.value.dtype) if isinstance(found.value, Tensor) else type(found.value).__name__
-            faults.append(f"{found.key} is {kind}, expected a tensor of floating point numbers")
+        elif not isinstance(found.value, Tensor):
+            faults.append(f"{found.key} is {type(found.value).__name__}, expected a tensor of floating point numbers")
+        elif not found.value.is_floating_point() or found.value.layout is not torch.strided:
+            kind = f"{found.value.dtype} ({found.value.layout})"
+            faults.append(f"{found.key} is {kind}, expected dense floating point numbers")
         elif found.value.shape != like.shape:
             faults.append(f"{found.key} is {list(found.value.shape)}, expected {list(like.shape)}")
         elif not torch.isfinite(found.value).all():

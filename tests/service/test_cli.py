@@ -20,7 +20,7 @@ from supernet.files import sha256_file
 from supernet.spaces import SearchSpace
 from supernet.subnet_file import load_subnet
 
-COMMANDS = ("train", "evaluate", "predictor", "profile", "tables", "search", "extract", "serve", "demo")
+COMMANDS = ("train", "evaluate", "predictor", "profile", "tables", "search", "extract", "import-ofa", "serve", "demo")
 
 
 def _onceforall(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from reference import in_their_names
 from torch import Tensor
 
 from supernet.arch import LayerSpec
@@ -33,41 +34,10 @@ from supernet.training.data import ImageData
 
 State = dict[str, Tensor]
 
-_ELASTIC = {  # our name inside a block -> the reference's
-    "expand.conv.": "inverted_bottleneck.conv.conv.",
-    "expand.bn.": "inverted_bottleneck.bn.bn.",
-    "depthwise.conv.": "depth_conv.conv.conv.",
-    "depthwise.transforms.": "depth_conv.conv.",
-    "depthwise.bn.": "depth_conv.bn.bn.",
-    "squeeze_excite.": "depth_conv.se.fc.",
-    "project.conv.": "point_linear.conv.conv.",
-    "project.bn.": "point_linear.bn.bn.",
-}
-
-
-def _in_their_names(net: Supernet) -> State:
-    """A MobileNetV3 supernet's state dict as the reference would name it."""
-    outer = {"stem": "first_conv", "final_expand": "final_expand_layer", "feature_mix": "feature_mix_layer"}
-    blocks = [name for name in net.layers if "block" in name]
-    result = {}
-    for key, tensor in net.state_dict().items():
-        _, site, inner = key.split(".", 2)
-        if site in blocks:
-            ours, theirs = next((a, b) for a, b in _ELASTIC.items() if inner.startswith(a))
-            inner = theirs + inner.removeprefix(ours) + ("_matrix" if "transforms" in inner else "")
-            if site == "first_block":  # not elastic: names are not doubled
-                inner = inner.replace("bn.bn", "bn").replace("conv.conv.weight", "conv.weight")
-            site = f"blocks.{blocks.index(site)}.conv"
-        elif site == "classifier":
-            site = "classifier.linear"
-            inner = inner.removeprefix("linear.")
-        result[f"{outer.get(site, site)}.{inner}"] = tensor.clone()
-    return result
-
 
 @pytest.fixture
 def theirs(net: Supernet) -> State:
-    return _in_their_names(net)
+    return in_their_names(net)
 
 
 # -- supernets ---------------------------------------------------------------------------------------------------
@@ -123,7 +93,7 @@ def test_other_ways_to_write_the_same_weights(net: Supernet, theirs: State, chan
 
 def test_the_classifier_decides_the_number_of_classes(tiny: SearchSpace) -> None:
     net = Supernet(tiny, num_classes=3, generator=torch.Generator().manual_seed(0))
-    assert load_ofa_state_dict(tiny.name, _in_their_names(net)).space.num_classes == 3
+    assert load_ofa_state_dict(tiny.name, in_their_names(net)).space.num_classes == 3
 
 
 def test_all_faults_of_a_state_dict_are_in_one_sorted_line(tiny: SearchSpace, theirs: State) -> None:
@@ -146,7 +116,7 @@ def test_all_faults_of_a_state_dict_are_in_one_sorted_line(tiny: SearchSpace, th
     assert "blocks.2.conv.extra.weight is unknown" in faults
     assert "first_conv.conv.weight is [8, 3, 3, 3], expected [16, 3, 3, 3]" in faults
     assert "first_conv.bn.weight holds values that are not finite" in faults
-    assert "classifier.linear.bias is torch.int64, expected a tensor of floating point numbers" in faults
+    assert "classifier.linear.bias is torch.int64 (torch.strided), expected dense floating point numbers" in faults
     assert "feature_mix_layer.conv.weight is str, expected a tensor of floating point numbers" in faults
     assert "blocks.1.conv.depth_conv.conv.5to3_matrix is missing" in faults
     assert sum(fault.startswith("blocks.1.") for fault in faults) == len(gone)
@@ -154,7 +124,7 @@ def test_all_faults_of_a_state_dict_are_in_one_sorted_line(tiny: SearchSpace, th
 
 def test_weights_of_another_space_are_recognised() -> None:
     with torch.device("meta"):
-        shapes = _in_their_names(Supernet(get_space("mobilenet_v3_w1.0"), num_classes=5))
+        shapes = in_their_names(Supernet(get_space("mobilenet_v3_w1.0"), num_classes=5))
     state = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
     with pytest.raises(CheckpointError, match=r"not fit proxyless_w1.3: it looks like mobilenet_v3_w1.0; import it as"):
         load_ofa_state_dict("proxyless_w1.3", state)
@@ -216,9 +186,7 @@ def test_absent_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for data in (b"", b"some text", whole[:-100], whole[:3000]):
         path.write_bytes(data)
-        with pytest.raises(
-            CheckpointError, match=r"w.pt' (is truncated or not a file of torch.save|holds more)"
-        ) as caught:
+        with pytest.raises(CheckpointError, match=r"w.pt' is truncated or not a file of torch.save \(.+\)") as caught:
             read_state_dict(path)
         assert "\n" not in str(caught.value)
     torch.save([torch.ones(2)], path)

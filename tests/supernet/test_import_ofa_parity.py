@@ -79,10 +79,9 @@ def test_every_subnet_computes_what_the_references_does(pair: Pair, rng: np.rand
 @torch.no_grad()
 def test_in_double_precision_only_rounding_is_left(pair: Pair, rng: np.random.Generator) -> None:
     double = Pair(copy.deepcopy(pair.theirs).double(), copy.deepcopy(pair.ours).double())
-    for _ in range(2):
-        images = smooth_images(1, 132).double()
-        _draw(double, rng, 132)
-        assert _error(double.ours(images), double.theirs(images)) < 1e-12
+    images = smooth_images(1, 132).double()
+    _draw(double, rng, 132)
+    assert _error(double.ours(images), double.theirs(images)) < 1e-12
 
 
 @torch.no_grad()
