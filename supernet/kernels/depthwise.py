@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from supernet.kernels.simd import LANES, Floats, add, aligned, kernel, load, multiply_add, store, zeros
 
-KERNELS = (3, 5, 7)
+SIDES = (5, 7)
+"""Kernel sizes; at 3 PyTorch's own gradients are as fast, as memory is what they wait for."""
 
 
 @kernel
@@ -33,7 +34,7 @@ def _pack(
 
 
 def _make_weight_gradient(side: int) -> Callable[..., None]:
-    """The weight gradient's kernel for one kernel size, which must be known to keep the sums in registers."""
+    """The weight gradient's kernel for one kernel size: LLVM must know it to keep the sums in registers."""
     half = side // 2
 
     @kernel
@@ -89,11 +90,10 @@ def _make_weight_gradient(side: int) -> Callable[..., None]:
                             b0 = multiply_add(h, load(inputs, j), b0)
                             b1 = multiply_add(h, load(inputs, j + LANES), b1)
                             b2 = multiply_add(h, load(inputs, j + 2 * LANES), b2)
-                            if side > 3:
-                                a3 = multiply_add(g, load(inputs, i + 3 * LANES), a3)
-                                a4 = multiply_add(g, load(inputs, i + 4 * LANES), a4)
-                                b3 = multiply_add(h, load(inputs, j + 3 * LANES), b3)
-                                b4 = multiply_add(h, load(inputs, j + 4 * LANES), b4)
+                            a3 = multiply_add(g, load(inputs, i + 3 * LANES), a3)
+                            a4 = multiply_add(g, load(inputs, i + 4 * LANES), a4)
+                            b3 = multiply_add(h, load(inputs, j + 3 * LANES), b3)
+                            b4 = multiply_add(h, load(inputs, j + 4 * LANES), b4)
                             if side > 5:
                                 a5 = multiply_add(g, load(inputs, i + 5 * LANES), a5)
                                 a6 = multiply_add(g, load(inputs, i + 6 * LANES), a6)
@@ -105,9 +105,8 @@ def _make_weight_gradient(side: int) -> Callable[..., None]:
                     store(sums, s, add(load(sums, s), add(a0, b0)))
                     store(sums, s + LANES, add(load(sums, s + LANES), add(a1, b1)))
                     store(sums, s + 2 * LANES, add(load(sums, s + 2 * LANES), add(a2, b2)))
-                    if side > 3:
-                        store(sums, s + 3 * LANES, add(load(sums, s + 3 * LANES), add(a3, b3)))
-                        store(sums, s + 4 * LANES, add(load(sums, s + 4 * LANES), add(a4, b4)))
+                    store(sums, s + 3 * LANES, add(load(sums, s + 3 * LANES), add(a3, b3)))
+                    store(sums, s + 4 * LANES, add(load(sums, s + 4 * LANES), add(a4, b4)))
                     if side > 5:
                         store(sums, s + 5 * LANES, add(load(sums, s + 5 * LANES), add(a5, b5)))
                         store(sums, s + 6 * LANES, add(load(sums, s + 6 * LANES), add(a6, b6)))
@@ -117,7 +116,7 @@ def _make_weight_gradient(side: int) -> Callable[..., None]:
     return weight_gradient
 
 
-WEIGHT_GRADIENTS = {side: _make_weight_gradient(side) for side in KERNELS}
+WEIGHT_GRADIENTS = {side: _make_weight_gradient(side) for side in SIDES}
 
 
 @kernel
