@@ -35,6 +35,7 @@ from supernet.training.checkpoint import (
 )
 from supernet.training.data import TrainingData
 from supernet.training.distillation import label_loss, teacher_loss
+from supernet.training.memory import keep_freed_memory
 from supernet.training.metrics import Display, MetricsWriter, Silence
 from supernet.training.processes import Processes
 from supernet.training.sampling import draw_subnets, largest_within, smallest_within
@@ -162,6 +163,8 @@ def train(
         if processes.first:
             for half_written in path.glob(".*.tmp"):  # by a process that was killed
                 half_written.unlink()
+        if settings.device == "cpu":
+            keep_freed_memory()
         threads = torch.get_num_threads()
         try:
             if settings.threads:
