@@ -2,7 +2,7 @@
 
 By default glibc gives every large block back to the system, which hands out fresh, zeroed pages for the next one. A
 step allocates the same activations again and again. Measured on one thread, largest network of `mobilenet_v3_w1.0`, 32
-images of 128x128: 50,000 to 125,000 page faults a step became none, and 0.91 to 0.98 s of processor time 0.79 to 0.82 s.
+images of 128x128: 50,000 to 125,000 page faults a step became none, 0.91 to 0.98 s of processor time 0.79 to 0.82 s.
 """
 
 from __future__ import annotations

@@ -118,6 +118,10 @@ SMALL_IMAGES = Preset(
 The ImageNet schedule spends nothing on the largest network, which it downloads trained; here it takes a third. The last
 stage, in which all subnets train, takes another: with a quarter and a lower rate the smallest subnet of
 `mobilenet_v3_tiny` on digits was 1 to 4 points worse on held-out images at equal cost.
+
+The other recipes' rate of 0.1, on digits with 23 epochs and one seed, held-out accuracy of the largest and the smallest
+subnet: sandwich at 0.05 99.3 and 99.0 %, at 0.1 99.7 and 99.3 %; random at 0.05 96.9 and 96.9 %, at 0.1 98.3 and
+95.1 %, at 0.2 97.2 and 96.2 % (standard error 0.5 to 1). For "alphanet" and "delayed" it was taken over untried.
 """
 
 IMAGENET = Preset(
