@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from supernet import Supernet, calibrate, get_space, kernels
 from supernet.arch import SubnetConfig
 from supernet.files import write_json
+from supernet.training.memory import keep_freed_memory
 
 RESULT = Path(__file__).parent / "results" / "reference_speed.json"
 SPACE, SEED, BATCH, RESOLUTION = "mobilenet_v3_w1.0", 0, 32, 128
@@ -204,6 +205,7 @@ def trainer(net: nn.Module, batch: torch.Tensor, activate: Callable[[int], None]
 def ours(task: str) -> Action:
     net = Supernet(get_space(SPACE))
     if task.startswith("train"):
+        keep_freed_memory()  # as the trainer does
         net.to(memory_format=torch.channels_last)
         batch = images(BATCH).contiguous(memory_format=torch.channels_last)
         return trainer(net, batch, lambda step: net.activate(config_of(task, step)))

@@ -24,9 +24,9 @@ def torch_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
 
 
 @contextmanager
-def seeded(seed: int, purpose: str, *position: int) -> Iterator[None]:
-    """Within the block torch's global generators start from this seed (dropout draws from them); then as before."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+def seeded(device: torch.device, seed: int, purpose: str, *position: int) -> Iterator[None]:
+    """Within the block torch's global generators, of the CPU and of `device`, start from this seed; then as before."""
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(numpy_generator(seed, purpose, *position).integers(2**63)))
         yield

@@ -309,7 +309,7 @@ class _Training:
                     teacher_logits = self.teacher(x).to(self.dtype)
             self.net.activate(config)
             place = (position.stage, position.step, index, part, self.processes.rank)
-            with seeded(settings.seed, "dropout", *place), self._precision():
+            with seeded(self.device, settings.seed, "dropout", *place), self._precision():
                 logits = self.net(x).to(self.dtype)
             if stage.teacher == "in-place" and index:
                 assert teacher_logits is not None
