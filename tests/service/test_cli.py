@@ -119,7 +119,9 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert f"go on with: onceforall train --resume {tmp_path / 'run'}" in process.stderr.read()
-    assert process.returncode == 130
+    # an interrupt that passes through exec() of a text (numba's import has some) makes CPython end by the signal
+    # itself, though it was handled; a shell reports 130 either way
+    assert process.returncode in (130, -signal.SIGINT)
 
 
 def test_tables_show_names_origin_and_rows(table: Path) -> None:
