@@ -56,7 +56,7 @@ def main() -> None:
     try:
         app()
     except OnceForAllError as error:
-        if os.environ.get("RANK", "0") == "0":  # of many processes that torchrun started, one speaks
+        if int(os.environ.get("RANK", "0")) == (error.process or 0):  # of many that torchrun started, one speaks
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -21,7 +21,13 @@ from os import PathLike
 
 
 class OnceForAllError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can mend.
+
+    Attributes:
+        process: of many that train together, the one that tells the user; None: the first.
+    """
+
+    process: int | None = None
 
 
 class ConfigError(OnceForAllError, ValueError):

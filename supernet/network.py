@@ -145,14 +145,17 @@ class Supernet(nn.Module):
         subnet.training = False  # as its layers are; eval() would visit them all
         return subnet
 
-    def sort_channels(self, trained_expands: Sequence[Value] = ()) -> None:
+    def sort_channels(
+        self, trained_expands: Sequence[Value] = (), trained_widths: Sequence[Value] | None = None
+    ) -> None:
         """Order each block's middle channels by importance, so that narrower subnets keep the best.
 
         What the largest subnet computes does not change, nor does any subnet whose blocks all have expand ratios
-        in `trained_expands`. Source: Cai et al., ICLR 2020, section 3.3 ("channel sorting").
+        in `trained_expands` (and widths in `trained_widths`). Source: Cai et al., ICLR 2020, section 3.3.
 
         Args:
             trained_expands: expand ratios trained so far; their sets of leading channels are kept.
+            trained_widths: width multipliers trained so far, of a space that has some; None: all.
         """
         expand_choices = {value for dim in self.space.dimensions if dim.kind == "expand" for value in dim.choices}
         unknown = [value for value in trained_expands if value not in expand_choices]
@@ -162,7 +165,7 @@ class Supernet(nn.Module):
             trained = sorted(
                 {
                     spec.mid_channels
-                    for spec in _all_specs(self.space, site, expands=trained_expands)
+                    for spec in _all_specs(self.space, site, expands=trained_expands, widths=trained_widths)
                     if spec.mid_channels
                 }
             )
@@ -191,12 +194,20 @@ class Supernet(nn.Module):
         return layer
 
 
-def _all_specs(space: SearchSpace, site: LayerSite, expands: Sequence[Value] | None = None) -> list[LayerSpec]:
-    """Every layer possible at a site; with `expands`, only those of these expand ratios."""
+def _all_specs(
+    space: SearchSpace,
+    site: LayerSite,
+    *,
+    expands: Sequence[Value] | None = None,
+    widths: Sequence[Value] | None = None,
+) -> list[LayerSpec]:
+    """Every layer possible at a site; with `expands` or `widths`, only those of these values."""
+    only = {"expand": expands, "width": widths}
     choices = []
     for gene in site.genes:
         dim = space.dimensions[gene]
-        restricted = expands is not None and dim.kind == "expand"
-        choices.append([value for value in dim.choices if not restricted or (expands and value in expands)])
+        allowed = only.get(dim.kind)
+        meant = dim.choices if allowed is None else {dim.choice_for(value) for value in allowed}
+        choices.append([value for value in dim.choices if value in meant])
     specs = (site.lower(*values) for values in itertools.product(*choices))
     return [spec for spec in dict.fromkeys(specs) if spec is not None]

@@ -111,7 +111,7 @@ def train(
                 recipe,
                 searched,
                 usual,
-                epochs=_epochs(epochs) or (DEFAULT_EPOCHS[data] if usual.name == "small-images" else None),
+                epochs=_epochs(epochs, DEFAULT_EPOCHS[data] if usual.name == "small-images" else None),
                 learning_rates=dict(_pairs(learning_rates, "--learning-rates", float)),
                 processes=torchrun_count(),
             ),
@@ -175,10 +175,12 @@ def _named_skipped(skipped: tuple[str, ...]) -> str:
     return f"left out {len(skipped)} unreadable file(s): {named}; the run's manifest lists all"
 
 
-def _epochs(text: str) -> int | dict[str, int] | None:
+def _epochs(text: str, usual: int | None) -> int | dict[str, int] | None:
     if not text:
-        return None
-    return int(text) if text.isdecimal() else {name: int(value) for name, value in _pairs(text, "--epochs", int)}
+        return usual
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    return {name: int(value) for name, value in _pairs(text, "--epochs", int)}
 
 
 def _pairs(text: str, option: str, kind: type[int] | type[float]) -> list[tuple[str, int | float]]:

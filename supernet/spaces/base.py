@@ -249,32 +249,55 @@ class SearchSpace:
 
     # -- genotypes -------------------------------------------------------------------------------------------
 
+    def indices_within(
+        self,
+        gene: int,
+        within: Mapping[Kind, Sequence[Value]] | None = None,
+        greatest: Mapping[Kind, int] | None = None,
+    ) -> list[int]:
+        """Which choices of a gene a restriction leaves, ascending.
+
+        Args:
+            gene: number of the dimension.
+            within: for some kinds, the allowed values (all where a kind is absent).
+            greatest: for some kinds, how many of each dimension's allowed values, from the greatest down.
+
+        Raises:
+            ConfigError: none is left.
+        """
+        dim = self.dimensions[gene]
+        wanted = dim.allowed if within is None else within.get(dim.kind, dim.allowed)
+        values = [value for value in dim.allowed if value in wanted]
+        if not values:
+            raise ConfigError(f"{dim.name}: none of {wanted} is allowed; allowed: {', '.join(map(str, dim.allowed))}")
+        if greatest is not None and dim.kind in greatest:
+            values = values[-greatest[dim.kind] :]
+        meant = {dim.choice_for(value) for value in values}
+        return [index for index, choice in enumerate(dim.choices) if choice in meant]
+
     def sample_genotypes(
-        self, rng: np.random.Generator, count: int, *, within: Mapping[Kind, Sequence[Value]] | None = None
+        self,
+        rng: np.random.Generator,
+        count: int,
+        *,
+        within: Mapping[Kind, Sequence[Value]] | None = None,
+        greatest: Mapping[Kind, int] | None = None,
     ) -> Genotypes:
-        """Draw `count` genotypes, uniformly gene by gene.
+        """Draw `count` genotypes, uniformly gene by gene, of what `indices_within` leaves.
 
         Args:
             rng: source of randomness.
             count: number of rows.
-            within: for some kinds, the values to draw from (all where a kind is absent).
+            within: for some kinds, the values to draw from.
+            greatest: for some kinds, how many of each dimension's values, from the greatest down.
 
         Returns:
             int8 matrix (count, genes), canonical.
         """
-        columns = []
-        for dim in self.dimensions:
-            wanted = None if within is None else within.get(dim.kind)
-            if wanted is None:
-                indices = list(range(len(dim.choices)))
-            else:
-                meant = {dim.choice_for(value) for value in wanted}
-                indices = [i for i, choice in enumerate(dim.choices) if choice in meant]
-            if not indices:
-                raise ConfigError(
-                    f"{dim.name}: none of {wanted} is allowed; allowed: {', '.join(map(str, dim.allowed))}"
-                )
-            columns.append(rng.choice(np.array(indices, dtype=np.int8), size=count))
+        columns = [
+            rng.choice(np.array(self.indices_within(gene, within, greatest), dtype=np.int8), size=count)
+            for gene in range(len(self.dimensions))
+        ]
         return self.canonical_genotypes(np.stack(columns, axis=1))
 
     def active_genes(self, genotypes: Genotypes) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from supernet.training.schedule import Divergence
 
 ALPHAS = (-1.0, 1.0)
 RATIO_LIMIT = 5.0
-"""AlphaNet's published choices: the two orders, and the bound on the importance ratio."""
+"""AlphaNet's published choices: the two orders, and the bound on (p / q)^alpha at orders other than 1."""
 
 
 def label_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
@@ -53,14 +53,15 @@ def alpha_divergence(
     """The greatest of several alpha-divergences of the teacher's distribution p from the subnet's q.
 
     D_alpha = (sum q (p / q)^alpha - 1) / (alpha (alpha - 1)); at alpha = 1 the Kullback-Leibler divergence. A negative
-    alpha punishes a subnet that is too sure where the teacher is not, a positive one the opposite. In value and in
-    gradient (p / q)^alpha is cut at `ratio_limit`, so that rare large ratios do not rule the step.
+    alpha punishes probability that the subnet gives where the teacher gives little, a positive one probability that it
+    withholds where the teacher gives much. At alpha other than 1, (p / q)^alpha is cut at `ratio_limit` in value and in
+    gradient, so that rare large ratios do not rule the step; at 1 the gradient q - p is bounded by itself, and a cut would take it away from a subnet that is surely wrong.
 
     Args:
         logits: (n, classes) of the subnet.
         teacher_logits: (n, classes), without gradient.
         alphas: orders to choose from, an image each; not 0.
-        ratio_limit: greatest value of (p / q)^alpha; infinity for none.
+        ratio_limit: greatest value of (p / q)^alpha at alpha other than 1; infinity for none.
 
     Returns:
         (n,), with the gradient -1/alpha sum q (p / q)^alpha grad log q.
@@ -70,12 +71,14 @@ def alpha_divergence(
     values, surrogates = [], []
     for alpha in alphas:
         log_ratio = log_p - log_q.detach()
-        ratio = (alpha * log_ratio).exp().clamp(max=ratio_limit)
         if alpha == 1:
-            values.append((q * ratio * log_ratio).sum(1))
+            weighted = log_p.exp()
+            values.append((weighted * log_ratio).sum(1))
         else:
-            values.append((q * (ratio - 1)).sum(1) / (alpha * (alpha - 1)))
-        surrogates.append(-(q * ratio * log_q).sum(1) / alpha)
+            ratio = (alpha * log_ratio).exp().clamp(max=ratio_limit)
+            weighted = q * ratio
+            values.append((weighted - q).sum(1) / (alpha * (alpha - 1)))
+        surrogates.append(-(weighted * log_q).sum(1) / alpha)
     value, chosen = torch.stack(values).max(0)
     surrogate = torch.stack(surrogates).gather(0, chosen[None])[0]
     return value + surrogate - surrogate.detach()

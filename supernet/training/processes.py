@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from supernet.errors import OnceForAllError
+
 BUCKET_BYTES = 25 * 2**20
 """Gradients travel in buckets of about this size: few messages, and the first is on its way while others are packed."""
 
@@ -117,6 +119,10 @@ def joined(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield here
+    except OnceForAllError as error:
+        if error.process is None:  # its own, not one that all processes meet alike
+            error.process = here.rank
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -9,14 +9,14 @@ random        one stage; a random subnet a step, no teacher (Random Subnet Sampl
 delayed       the largest network alone for the first half of the epochs, then the sandwich on the same learning rate
               curve, with the subnets' gradients faded in (Annavajjala et al., "Delayed epsilon-Shrinking", ECCV 2024)
 
-A recipe is a `Recipe`; its numbers come from a `Preset`: "small-images" (ours, found on held-out images) or
-"imagenet" (the papers').
+Their numbers come from a `Preset`: "small-images" (ours, found on held-out images) or "imagenet" (the paper's for
+progressive shrinking, ours for the others).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from supernet.arch import Value
 from supernet.errors import ConfigError, one_of
@@ -188,9 +188,8 @@ def build_stages(
     """
     if recipe not in RECIPES:
         raise ConfigError(one_of("recipe", recipe, list(RECIPES)))
-    names = PROGRESSIVE_STAGES if recipe == "progressive" else (recipe,)  # of the preset's learning rates
-    stage_names = ("largest", recipe) if recipe == "delayed" else names
-    for given, allowed in ((epochs, stage_names), (learning_rates, names)):
+    epoch_names, rate_names = _stage_names(recipe)
+    for given, allowed in ((epochs, epoch_names), (learning_rates, rate_names)):
         unknown = sorted(set(given) - set(allowed)) if isinstance(given, Mapping) else []
         if unknown:
             raise ConfigError(
@@ -198,7 +197,7 @@ def build_stages(
             )
     rates = {name: rate * processes for name, rate in preset.learning_rates.items()} | dict(learning_rates or {})
     if isinstance(epochs, Mapping):
-        counts = dict.fromkeys(stage_names, 0) | dict(epochs)
+        counts = dict.fromkeys(epoch_names, 0) | dict(epochs)
     elif recipe == "progressive":
         counts = preset.split(epochs)
     else:
@@ -208,40 +207,64 @@ def build_stages(
         counts = {"largest": total // 2, "delayed": total - total // 2} if recipe == "delayed" else {recipe: total}
     if any(count < 0 for count in counts.values()) or not any(counts.values()):
         raise ConfigError(f"epochs are {counts}; allowed: 0 or more a stage, at least 1 in all")
-    return tuple(stage for stage in RECIPES[recipe](space, counts, rates, preset) if stage.epochs)
+    stages = tuple(stage for stage in RECIPES[recipe](space, counts, rates, preset) if stage.epochs)
+    if stages[0].teacher == "frozen":
+        raise ConfigError(
+            f"epochs are {counts}: stage {stages[0].name!r} needs the largest network as its teacher; give stage "
+            "'largest' at least 1 epoch"
+        )
+    return stages
+
+
+def _stage_names(recipe: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names under which a recipe takes epochs, and learning rates (both stages of "delayed" are on one curve)."""
+    if recipe == "progressive":
+        return PROGRESSIVE_STAGES, PROGRESSIVE_STAGES
+    return (("largest", recipe) if recipe == "delayed" else (recipe,)), (recipe,)
 
 
 def _progressive(
     space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, float], preset: Preset
 ) -> list[Stage]:
-    expand_choices = sorted({v for dim in space.dimensions if dim.kind == "expand" for v in dim.choices}, reverse=True)
-    plan: list[tuple[str, int, dict[Kind, tuple[Value, ...]], tuple[Value, ...] | None]] = [
-        ("largest", 1, _greatest(space, 1, 1, 1), None),
-        ("kernel", 1, _greatest(space, None, 1, 1), None),
-        ("depth1", 2, _greatest(space, None, 2, 1), None),
-        ("depth2", 2, _greatest(space, None, 3, 1), None),
-        ("width1", 4, _greatest(space, None, 3, 2), tuple(expand_choices[:1])),
-        ("width2", 4, _greatest(space, None, 3, 3), tuple(expand_choices[:2])),
+    def values(kind: Kind) -> list[Value]:
+        return sorted({v for dim in space.dimensions if dim.kind == kind for v in dim.allowed}, reverse=True)
+
+    expands, widths = values("expand"), values("width")
+    plan: list[tuple[str, int, dict[Kind, int], int]] = [  # subnets a step, greatest values, widths trained before
+        ("largest", 1, {"kernel": 1, "depth": 1, "expand": 1, "width": 1}, 0),
+        ("kernel", 1, {"depth": 1, "expand": 1, "width": 1}, 0),
+        ("depth1", 2, {"depth": 2, "expand": 1, "width": 1}, 0),
+        ("depth2", 2, {"expand": 1, "width": 1}, 0),
+        ("width1", 4, {"expand": 2, "width": 2}, 1),
+        ("width2", 4, {}, 2),
     ]
     stages: list[Stage] = []
-    for name, subnets, choices, trained in plan:
-        if name == "kernel" and choices == stages[-1].choices:
-            continue  # no kernel is elastic
-        if stages and choices == stages[-1].choices:
-            stages.pop()  # two values are all there are: the longer of the two stages does for both
+    counts = dict(epochs)
+    for number, (name, subnets, greatest, trained) in enumerate(plan):
+        # a stage that opens nothing in this space gives its epochs to the one that trains the same subnets
+        drawn = _drawn(space, greatest)
+        if number and drawn == _drawn(space, plan[number - 1][2]):
+            if stages and stages[-1].name == plan[number - 1][0]:
+                stages[-1] = replace(stages[-1], epochs=stages[-1].epochs + counts[name])
+            continue
         stages.append(
             Stage(
                 name,
-                epochs=epochs[name],
-                warmup_epochs=preset.warmup(name, epochs[name]),
+                epochs=counts[name],
+                warmup_epochs=preset.warmup(name, counts[name]),
                 learning_rate=rates[name],
                 subnets_per_step=subnets,
-                choices=choices,
+                greatest=greatest,
                 teacher="none" if name == "largest" else "frozen",
-                sort_channels=trained,
+                sort_channels=tuple(expands[:trained]) if trained else None,
+                trained_widths=tuple(widths[:trained]) if trained and widths else None,
             )
         )
     return stages
+
+
+def _drawn(space: SearchSpace, greatest: Mapping[Kind, int]) -> list[list[int]]:
+    return [space.indices_within(gene, greatest=greatest) for gene in range(len(space.dimensions))]
 
 
 def _sandwich(
@@ -260,7 +283,6 @@ def _sandwich(
             warmup_epochs=preset.warmup(name, epochs[name]),
             learning_rate=rates[name],
             subnets_per_step=SANDWICH_SUBNETS,
-            choices={},
             sampling="sandwich",
             teacher="in-place",
             divergence=divergence,
@@ -280,7 +302,6 @@ def _random(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, f
             warmup_epochs=preset.warmup("random", epochs["random"]),
             learning_rate=rates["random"],
             subnets_per_step=1,
-            choices={},
         )
     ]
 
@@ -293,16 +314,15 @@ def _delayed(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, 
         warmup_epochs=preset.warmup("delayed", epochs["largest"]),
         learning_rate=rates["delayed"],
         subnets_per_step=1,
-        choices=_greatest(space, 1, 1, 1),
+        greatest={"kernel": 1, "depth": 1, "expand": 1, "width": 1},
         cosine=(0.0, share),
     )
     second = Stage(
         "delayed",
         epochs=epochs["delayed"],
-        warmup_epochs=0.0,
+        warmup_epochs=0.0 if first.epochs else preset.warmup("delayed", epochs["delayed"]),
         learning_rate=rates["delayed"],
         subnets_per_step=SANDWICH_SUBNETS,
-        choices={},
         sampling="sandwich",
         teacher="in-place",
         cosine=(share, 1.0),
@@ -318,21 +338,3 @@ RECIPES: dict[str, Callable[[SearchSpace, Mapping[str, int], Mapping[str, float]
     "random": _random,
     "delayed": _delayed,
 }
-
-
-def _greatest(
-    space: SearchSpace, kernels: int | None, depths: int | None, widths: int | None
-) -> dict[Kind, tuple[Value, ...]]:
-    """The greatest so-many values of each kind (None: all); `widths` is for expand ratios and width multipliers."""
-    counts: dict[Kind, int | None] = {"kernel": kernels, "depth": depths, "expand": widths, "width": widths}
-    result: dict[Kind, tuple[Value, ...]] = {}
-    for kind, count in counts.items():
-        values = {
-            v
-            for dim in space.dimensions
-            if dim.kind == kind
-            for v in (dim.allowed if count is None else dim.allowed[-count:])
-        }
-        if values:
-            result[kind] = tuple(sorted(values))
-    return result

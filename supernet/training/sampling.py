@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from supernet.arch import SubnetConfig, Value
-from supernet.spaces import Genotypes, Kind, SearchSpace
+from supernet.arch import SubnetConfig
+from supernet.spaces import SearchSpace
 from supernet.training.schedule import Stage
 from supernet.training.seeds import numpy_generator
-
-Choices = Mapping[Kind, Sequence[Value]]
 
 
 def draw_subnets(space: SearchSpace, stage: Stage, seed: int, stage_number: int, step: int) -> list[SubnetConfig]:
@@ -29,14 +27,16 @@ def draw_subnets(space: SearchSpace, stage: Stage, seed: int, stage_number: int,
     """
     drawn = [
         space.sample_genotypes(
-            numpy_generator(seed, "subnets", stage_number, step, index), 1, within=dict(stage.choices)
+            numpy_generator(seed, "subnets", stage_number, step, index),
+            1,
+            within=stage.choices,
+            greatest=stage.greatest,
         )
         for index in range(stage.subnets_per_step - (2 if stage.sampling == "sandwich" else 0))
     ]
     if stage.sampling == "sandwich":
-        return space.decode(
-            np.concatenate([_extreme(space, stage.choices, max), *drawn, _extreme(space, stage.choices, min)])
-        )
+        between = [config for genotypes in drawn for config in space.decode(genotypes)]
+        return [largest_of(space, stage), *between, smallest_of(space, stage)]
     genotypes = np.concatenate(drawn)
     for gene, dim in enumerate(space.dimensions):
         if dim.kind == "resolution":
@@ -44,19 +44,16 @@ def draw_subnets(space: SearchSpace, stage: Stage, seed: int, stage_number: int,
     return space.decode(genotypes)
 
 
-def largest_within(space: SearchSpace, choices: Choices) -> SubnetConfig:
-    """The subnet with the greatest allowed value of every gene."""
-    return space.decode(_extreme(space, choices, max))[0]
+def largest_of(space: SearchSpace, stage: Stage) -> SubnetConfig:
+    """The subnet with the greatest value of every gene that a stage draws from."""
+    return _extreme(space, stage, max)
 
 
-def smallest_within(space: SearchSpace, choices: Choices) -> SubnetConfig:
-    """The subnet with the least allowed value of every gene."""
-    return space.decode(_extreme(space, choices, min))[0]
+def smallest_of(space: SearchSpace, stage: Stage) -> SubnetConfig:
+    """The subnet with the least value of every gene that a stage draws from."""
+    return _extreme(space, stage, min)
 
 
-def _extreme(space: SearchSpace, choices: Choices, pick: Callable[[Iterable[Value]], Value]) -> Genotypes:
-    row = np.zeros((1, len(space.dimensions)), dtype=np.int8)
-    for gene, dim in enumerate(space.dimensions):
-        allowed = choices.get(dim.kind, dim.choices)
-        row[0, gene] = dim.choices.index(pick(v for v in dim.choices if v in allowed))
-    return space.canonical_genotypes(row)
+def _extreme(space: SearchSpace, stage: Stage, pick: Callable[[Iterable[int]], int]) -> SubnetConfig:
+    row = [pick(space.indices_within(gene, stage.choices, stage.greatest)) for gene in range(len(space.dimensions))]
+    return space.decode(np.array([row], dtype=np.int8))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from supernet.arch import Value
@@ -31,13 +31,15 @@ class Stage:
         warmup_epochs: of these, the first ones (or a part of one), in which the learning rate rises linearly.
         learning_rate: greatest learning rate.
         subnets_per_step: subnets whose gradients are summed before a step.
-        choices: kind -> values to draw from; a kind that is absent draws from all.
+        greatest: kind -> how many values of each dimension to draw from, the greatest ones; all where it is absent.
+        choices: kind -> the only values to draw from, for all dimensions of the kind; all where it is absent.
         sampling: "random": all subnets of a step are drawn, at one common resolution. "sandwich": the largest, then
             drawn ones, then the smallest, each at its own resolution.
         teacher: who gives soft labels. "frozen": the largest network as the first stage left it, beside the true
             labels. "in-place": the largest network of this very step, to all others, which see no true label.
         divergence: how far a subnet is from its teacher.
         sort_channels: expand ratios trained before; channels are sorted at the stage's start. None: no sorting.
+        trained_widths: width multipliers trained before, for the sorting; None: all, or the space has none.
         cosine: part of one cosine that this stage's learning rate passes through, as shares of it; (0, 1) is a whole
             one, (0.5, 1) the second half (for a stage that goes on where another stopped).
         ramp_epochs: first epochs in which the gradient of all subnets but the largest is scaled up from 0 to 1.
@@ -48,18 +50,20 @@ class Stage:
     warmup_epochs: float
     learning_rate: float
     subnets_per_step: int
-    choices: Mapping[Kind, tuple[Value, ...]]
+    greatest: Mapping[Kind, int] = field(default_factory=dict)
+    choices: Mapping[Kind, tuple[Value, ...]] = field(default_factory=dict)
     sampling: Sampling = "random"
     teacher: Teacher = "none"
     divergence: Divergence = "cross-entropy"
     sort_channels: tuple[Value, ...] | None = None
+    trained_widths: tuple[Value, ...] | None = None
     cosine: tuple[float, float] = (0.0, 1.0)
     ramp_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, allowed in _CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise ConfigError(f"stage {self.name!r}: {one_of(field, getattr(self, field), allowed)}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"stage {self.name!r}: {one_of(name, getattr(self, name), allowed)}")
         if self.sampling == "sandwich" and self.subnets_per_step < 2:
             raise ConfigError(
                 f"stage {self.name!r} has {self.subnets_per_step} subnet(s) a step; a sandwich is 2 or more"
@@ -93,6 +97,7 @@ class Stage:
         plain = dict(data)
         plain["choices"] = {kind: tuple(values) for kind, values in plain["choices"].items()}
         plain["cosine"] = tuple(plain["cosine"])
-        if plain["sort_channels"] is not None:
-            plain["sort_channels"] = tuple(plain["sort_channels"])
+        for name in ("sort_channels", "trained_widths"):
+            if plain[name] is not None:
+                plain[name] = tuple(plain[name])
         return cls(**plain)

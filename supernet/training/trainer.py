@@ -38,7 +38,7 @@ from supernet.training.distillation import label_loss, teacher_loss
 from supernet.training.memory import keep_freed_memory
 from supernet.training.metrics import Display, MetricsWriter, Silence
 from supernet.training.processes import Processes
-from supernet.training.sampling import draw_subnets, largest_within, smallest_within
+from supernet.training.sampling import draw_subnets, largest_of, smallest_of
 from supernet.training.schedule import Stage
 from supernet.training.seeds import numpy_generator, seeded, torch_generator
 from supernet.training.settings import PRECISIONS, TrainingSettings
@@ -128,8 +128,9 @@ def train(
 ) -> RunFolder:
     """Train the run in `path` to its end, from its checkpoint where it has one.
 
-    The weights are the same bit for bit whether or not, and wherever, the training was killed and resumed (on the
-    same machine, with the same number of threads and processes).
+    On CPUs the weights are the same bit for bit whether or not, and wherever, the training was killed and resumed (on
+    the same machine, with the same number of threads and processes); a GPU's own operators need not repeat themselves.
+    On CPUs the process keeps the memory that it frees from then on (`keep_freed_memory`).
 
     Args:
         path: a folder made by `start_run`; call within `exclusive(path)` (of the first process).
@@ -157,8 +158,8 @@ def train(
         if settings.processes != processes.count:
             raise ConfigError(
                 f"the training in {str(path)!r} was started with {settings.processes} process(es), not with "
-                f"{processes.count}; go on with: torchrun --nproc-per-node {settings.processes} -m service.cli train "
-                f"--resume {path}"
+                f"{processes.count}; start as many with torchrun, on one host for example: torchrun --standalone "
+                f"--nproc-per-node {settings.processes} -m -- service.cli train --resume {path}"
             )
         if processes.first:
             for half_written in path.glob(".*.tmp"):  # by a process that was killed
@@ -233,7 +234,7 @@ class _Training:
         total = stage.epochs * self.steps_per_epoch
         if self.position.step == 0:
             if stage.sort_channels is not None:
-                self.net.sort_channels(stage.sort_channels)
+                self.net.sort_channels(stage.sort_channels, stage.trained_widths)
             self._start_optimizer()
         assert self.optimizer is not None
         self.display.stage_started(stage, self.position.step, total)
@@ -263,15 +264,12 @@ class _Training:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         parts = self.settings.accumulate
         for part, (x, y) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
-            for loss, right in self._backward(stage, configs, x, y, part):
-                losses += loss
-                correct += right
-        mean_loss = float(losses) / (len(configs) * parts)
-        if not math.isfinite(mean_loss):
-            raise DataError(
-                f"the loss became {mean_loss} in stage {stage.name!r}, step {step}; the last checkpoint in "
-                f"{str(self.path)!r} is kept; start another run with a smaller learning rate"
-            )
+            for part_loss, part_correct in self._backward(stage, configs, x, y, part):
+                losses += part_loss
+                correct += part_correct
+        loss, right = self.processes.sum(float(losses), int(correct))
+        loss, answers = loss / (len(configs) * parts * self.processes.count), len(labels) * len(configs)
+        self._require_finite(f"the loss became {loss}", math.isfinite(loss))
         self._update()
         seconds = time.monotonic() - started
         self.position = replace(
@@ -281,11 +279,11 @@ class _Training:
             seconds=self.position.seconds + seconds,
         )
         metrics = {
-            "loss": mean_loss,
-            "accuracy": int(correct) / (len(labels) * len(configs)),
+            "loss": loss,
+            "accuracy": right / (answers * self.processes.count),
             "learning_rate": learning_rate,
             "resolution": configs[0].resolution,
-            "images_per_second": len(labels) * len(configs) * self.processes.count / seconds,
+            "images_per_second": answers * self.processes.count / seconds,
         }
         self.display.step(metrics)
         if self.writer is not None and self.position.total_steps % 10 == 0:
@@ -369,12 +367,12 @@ class _Training:
         measured_net = self.net if self.dtype == torch.float32 else deepcopy(self.net).float()
         measured_net.eval()
         mine = self.pack.share(self.processes.rank, self.processes.count)
-        for name, pick in (("largest", largest_within), ("smallest", smallest_within)):
-            measured = measure_subnet(measured_net, pick(self.space, stage.choices), mine, before_calibration=False)
+        for name, pick in (("largest", largest_of), ("smallest", smallest_of)):
+            measured = measure_subnet(measured_net, pick(self.space, stage), mine, before_calibration=False)
             correct, total = self.processes.sum(measured.correct, measured.total)
             report[f"holdout_accuracy_{name}"] = round(correct / total, 5)
         if self.teacher is None and any(later.teacher == "frozen" for later in self.settings.stages):
-            self._set_teacher(self.net.state_dict())
+            self._set_teacher(self.net.state_dict(), "the network")
         self.position = replace(self.position, stage=self.position.stage + 1, step=0)
         if self.writer is not None:
             self.writer.write(self.position.total_steps, report)
@@ -389,15 +387,35 @@ class _Training:
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
         self.average = MovingAverage(self.net, self.settings.ema_decay) if self.settings.ema_decay else None
 
-    def _set_teacher(self, state: Mapping[str, Tensor]) -> None:
+    def _set_teacher(self, state: Mapping[str, Tensor], source: str) -> None:
         """Freeze the largest network of these weights; in training mode, so that batch norms fit every resolution."""
         self.teacher = Supernet(self.space, generator=torch.Generator())
-        self.teacher.load_state_dict(state)
-        self.teacher.synchronise_batch_norm(self.sync_batch_norm)
         self.teacher.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        load_into(self.teacher, state, source)
+        self.teacher.synchronise_batch_norm(self.sync_batch_norm)
         self.teacher.requires_grad_(False).train()
 
+    def _require_finite(self, what: str, finite: bool) -> None:
+        """Stop in all processes alike where something is no longer a number.
+
+        Raises:
+            DataError: it is not finite; the last checkpoint stays.
+        """
+        if not finite:
+            error = DataError(
+                f"{what} in stage {self._stage_name()!r}, step {self.position.step}; the "
+                f"last checkpoint in {str(self.path)!r} is kept; start another run with a smaller learning rate"
+            )
+            error.process = 0
+            raise error
+
+    def _stage_name(self) -> str:
+        stages = self.settings.stages
+        return stages[min(self.position.stage, len(stages) - 1)].name
+
     def _save(self) -> None:
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.net.parameters()])
+        self._require_finite("the weights became infinite", bool(torch.stack(norms).isfinite().all()))
         if not self.processes.first:
             return
         parts: dict[str, Mapping[str, Tensor]] = {"model": self.net.state_dict()}
@@ -420,8 +438,7 @@ class _Training:
         source = repr(str(self.path / FILE))
         load_into(self.net, parts.get("model", {}), source)
         if "teacher" in parts:
-            load_into(Supernet(self.space, generator=torch.Generator()), parts["teacher"], source)
-            self._set_teacher(parts["teacher"])
+            self._set_teacher(parts["teacher"], source)
         if "scaler" in parts:
             scale, tracker = (float(parts["scaler"][name]) for name in ("scale", "_growth_tracker"))
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})

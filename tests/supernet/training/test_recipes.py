@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from supernet.errors import ConfigError
-from supernet.spaces import SearchSpace
+from supernet.spaces import SearchSpace, get_space, list_spaces
 from supernet.training.recipes import IMAGENET, PROGRESSIVE_STAGES, RECIPES, SMALL_IMAGES, build_stages
 from supernet.training.schedule import Stage
 
@@ -12,10 +12,29 @@ def _progressive(space: SearchSpace, **epochs: int) -> tuple[Stage, ...]:
     return build_stages("progressive", space, SMALL_IMAGES, epochs=dict.fromkeys(PROGRESSIVE_STAGES, 10) | epochs)
 
 
+def _drawn(space: SearchSpace, stage: Stage, kind: str) -> tuple[float, ...]:
+    """The values that a stage draws from, for all dimensions of a kind together."""
+    return tuple(
+        sorted(
+            {
+                dim.choices[index]
+                for gene, dim in enumerate(space.dimensions)
+                if dim.kind == kind
+                for index in space.indices_within(gene, stage.choices, stage.greatest)
+            }
+        )
+    )
+
+
 def test_stages_open_kernel_depth_and_width_in_the_papers_order(tiny: SearchSpace) -> None:
     """Values: Cai et al., ICLR 2020, appendix B."""
     found = [
-        (s.name, s.subnets_per_step, s.choices["kernel"], s.choices["depth"], s.choices["expand"], s.sort_channels)
+        (
+            s.name,
+            s.subnets_per_step,
+            *(_drawn(tiny, s, kind) for kind in ("kernel", "depth", "expand")),
+            s.sort_channels,
+        )
         for s in _progressive(tiny)
     ]
     assert found == [
@@ -26,6 +45,26 @@ def test_stages_open_kernel_depth_and_width_in_the_papers_order(tiny: SearchSpac
         ("width1", 4, (3, 5, 7), (2, 3, 4), (4, 6), (6,)),
         ("width2", 4, (3, 5, 7), (2, 3, 4), (3, 4, 6), (6, 4)),
     ]
+
+
+def test_a_space_without_elastic_kernels_gives_their_epochs_to_the_largest_network() -> None:
+    space = get_space("resnet50")
+    stages = _progressive(space, kernel=5)
+    assert [(s.name, s.epochs) for s in stages] == [
+        ("largest", 15),
+        ("depth1", 10),
+        ("depth2", 10),
+        ("width1", 10),
+        ("width2", 10),
+    ]
+    width1, width2 = stages[-2:]
+    assert (_drawn(space, width1, "expand"), width1.sort_channels, width1.trained_widths) == (
+        (0.25, 0.35),
+        (0.35,),
+        (1.0,),
+    )
+    assert (width2.sort_channels, width2.trained_widths) == ((0.35, 0.25), (1.0, 0.8))
+    assert stages[1].greatest["depth"] == 2
 
 
 def test_the_imagenet_preset_is_the_published_schedule(tiny: SearchSpace) -> None:
@@ -54,8 +93,9 @@ def test_a_stage_without_epochs_is_left_out(tiny: SearchSpace) -> None:
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 @pytest.mark.parametrize("total", [6, 23, 100])
-def test_every_recipe_spends_exactly_the_epochs_that_it_gets(recipe: str, total: int, tiny: SearchSpace) -> None:
-    stages = build_stages(recipe, tiny, SMALL_IMAGES, epochs=total)
+@pytest.mark.parametrize("name", list_spaces())
+def test_every_recipe_spends_exactly_the_epochs_that_it_gets(recipe: str, total: int, name: str) -> None:
+    stages = build_stages(recipe, get_space(name), SMALL_IMAGES, epochs=total)
     assert sum(stage.epochs for stage in stages) == total
     assert all(stage.warmup_epochs <= stage.epochs for stage in stages)
 
@@ -63,12 +103,14 @@ def test_every_recipe_spends_exactly_the_epochs_that_it_gets(recipe: str, total:
 def test_delayed_shrinking_is_half_the_largest_network_then_the_sandwich_on_one_curve(tiny: SearchSpace) -> None:
     first, second = build_stages("delayed", tiny, SMALL_IMAGES, epochs=20)
     assert (first.epochs, second.epochs, first.sampling, second.sampling) == (10, 10, "random", "sandwich")
-    assert first.choices["expand"] == (6,)
-    assert second.choices == {}
+    assert _drawn(tiny, first, "expand") == (6,)
+    assert _drawn(tiny, second, "expand") == (3, 4, 6)
     assert first.learning_rate_at(10 * 5, 5) == pytest.approx(second.learning_rate_at(0, 5), rel=0.02)
     assert second.subnet_weight_at(0, 10) == pytest.approx(0.1)
     uneven = build_stages("delayed", tiny, SMALL_IMAGES, epochs={"largest": 5, "delayed": 15})
     assert [stage.cosine for stage in uneven] == [(0.0, 0.25), (0.25, 1.0)]
+    (alone,) = build_stages("delayed", tiny, SMALL_IMAGES, epochs={"delayed": 10})
+    assert alone.warmup_epochs == 1  # no stage before it has warmed up
 
 
 def test_alphanet_is_the_sandwich_with_another_divergence(tiny: SearchSpace) -> None:
@@ -107,5 +149,7 @@ def test_impossible_recipes_are_refused(tiny: SearchSpace) -> None:
         build_stages("random", tiny, SMALL_IMAGES, epochs=5, learning_rates={"kernel": 1.0})
     with pytest.raises(ConfigError, match="recipe 'delayed' has no stage largest; its stages are delayed"):
         build_stages("delayed", tiny, SMALL_IMAGES, epochs=6, learning_rates={"largest": 1.0})
+    with pytest.raises(ConfigError, match="stage 'kernel' needs the largest network as its teacher"):
+        build_stages("progressive", tiny, SMALL_IMAGES, epochs={"kernel": 3})
     with pytest.raises(ConfigError, match="has no usual length with preset 'small-images'; give --epochs"):
         build_stages("sandwich", tiny, SMALL_IMAGES)

@@ -9,7 +9,7 @@ import pytest
 from supernet.errors import ConfigError
 from supernet.training.schedule import Stage
 
-PLAIN = Stage("plain", epochs=10, warmup_epochs=1, learning_rate=0.1, subnets_per_step=1, choices={"kernel": (7,)})
+PLAIN = Stage("plain", epochs=10, warmup_epochs=1, learning_rate=0.1, subnets_per_step=1, greatest={"kernel": 1})
 SANDWICH = replace(PLAIN, sampling="sandwich", subnets_per_step=4, teacher="in-place", ramp_epochs=2)
 
 
@@ -42,7 +42,16 @@ def test_subnets_fade_in_over_the_ramp() -> None:
     assert PLAIN.subnet_weight_at(0, 4) == 1
 
 
-@pytest.mark.parametrize("stage", [PLAIN, SANDWICH, replace(PLAIN, sort_channels=(6, 4), cosine=(0.5, 1.0))])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        PLAIN,
+        SANDWICH,
+        replace(
+            PLAIN, sort_channels=(6, 4), trained_widths=(1.0,), choices={"resolution": (16, 20)}, cosine=(0.5, 1.0)
+        ),
+    ],
+)
 def test_stages_survive_json(stage: Stage) -> None:
     assert Stage.from_dict(json.loads(json.dumps(stage.to_dict()))) == stage
 

@@ -28,7 +28,7 @@ from supernet.training.recipes import SMALL_IMAGES, build_stages
 from supernet.training.schedule import Stage
 from supernet.training.seeds import torch_generator
 from supernet.training.settings import TrainingSettings
-from supernet.training.trainer import exclusive, start_run, train
+from supernet.training.trainer import _Training, exclusive, start_run, train
 
 SPACE = "mobilenet_v3_tiny"
 SOURCE = {"root": None, "size": 32}
@@ -88,6 +88,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
         ("alphanet", {"clip_norm": 0.5}),
         ("delayed", {"ema_decay": 0.9}),
         ("random", {"precision": "bf16"}),
+        ("progressive", {"precision": "fp64"}),
     ],
 )
 def test_every_recipe_and_option_trains_and_resumes_alike(
@@ -98,7 +99,8 @@ def test_every_recipe_and_option_trains_and_resumes_alike(
     short_settings: TrainingSettings,
     tiny: SearchSpace,
 ) -> None:
-    stages = build_stages(recipe, tiny, SMALL_IMAGES, epochs=2)
+    epochs = {"largest": 1, "width2": 1} if recipe == "progressive" else 2
+    stages = build_stages(recipe, tiny, SMALL_IMAGES, epochs=epochs)
     settings = replace(short_settings, stages=stages, recipe=recipe, checkpoint_seconds=0.0, **changes)
     plain = replace(short_settings, stages=stages, recipe=recipe)
     for name, here in (("whole", settings), ("broken", settings), ("plain", plain)):
@@ -195,7 +197,7 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 def test_kill_9_at_any_moment_leaves_no_trace(
     tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, tiny_run: Path
 ) -> None:
-    """The process is killed at random moments until it gets through; weights and metrics are those of one run."""
+    """Killed at a random moment of every stage; weights and metrics are those of one run."""
     start_run(tmp_path, replace(short_settings, checkpoint_seconds=0.0), few_digits, SOURCE)
     code = (
         "import sys; from pathlib import Path; from supernet.training.data import load_data\n"
@@ -205,18 +207,21 @@ def test_kill_9_at_any_moment_leaves_no_trace(
         "data = replace(data, **few); print('ready', flush=True)\n"
         "with exclusive(path): train(path, data)\n"
     )
-    moments = random.Random(0)
-    kills = 0
-    while not RunFolder(tmp_path).complete:
+    moments, stages_hit = random.Random(0), set()
+    for kill in range(6):
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        if kills < 5:
-            time.sleep(moments.uniform(0.05, 1.5))
-            process.send_signal(signal.SIGKILL)
-            kills += 1
+        # each of the six stages has four steps; the kill falls anywhere in the stage after so many steps
+        while (stored := load_checkpoint(tmp_path)) is None or stored[0].total_steps < 4 * kill:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.3))
+        process.send_signal(signal.SIGKILL)
         process.communicate(timeout=120)
-    assert kills == 5
+        stored = load_checkpoint(tmp_path)
+        assert stored is not None
+        stages_hit.add(stored[0].stage)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120, capture_output=True)
+    assert len(stages_hit) >= 5
     assert not list(tmp_path.glob(".*.tmp"))
     assert RunFolder(tmp_path).weights_sha256 == RunFolder(tiny_run).weights_sha256
     assert _metrics(tmp_path) == _metrics(tiny_run)
@@ -280,8 +285,32 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     start_run(tmp_path, replace(short_settings, stages=wild, checkpoint_seconds=0.0), few_digits, SOURCE)
     with pytest.raises(DataError, match=r"the loss became (nan|inf) in stage 'largest'.*smaller learning rate"):
         train(tmp_path, few_digits)
-    assert load_checkpoint(tmp_path) is not None
+    stored = load_checkpoint(tmp_path)
+    assert stored is None or all(bool(tensor.isfinite().all()) for tensor in stored[1]["model"].values())
     assert read_json(tmp_path / "manifest.json")["status"] == "training"
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fifth update spoils the weights; the checkpoint after the fourth stays, and the training goes on from it."""
+    whole = _Training._update
+
+    def spoiled(self: _Training) -> None:
+        whole(self)
+        if self.position.total_steps == 4:
+            with torch.no_grad():
+                next(self.net.parameters()).fill_(float("inf"))
+
+    start_run(tmp_path, replace(short_settings, checkpoint_seconds=0.0), few_digits, SOURCE)
+    monkeypatch.setattr(_Training, "_update", spoiled)
+    with pytest.raises(DataError, match=r"the weights became infinite in stage 'kernel', step 1; the last checkpoint"):
+        train(tmp_path, few_digits)
+    monkeypatch.setattr(_Training, "_update", whole)
+    stored = load_checkpoint(tmp_path)
+    assert stored is not None
+    assert stored[0].total_steps == 4
+    assert train(tmp_path, few_digits).complete
 
 
 def test_fewer_images_than_a_batch_are_refused(
