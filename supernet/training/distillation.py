@@ -55,7 +55,8 @@ def alpha_divergence(
     D_alpha = (sum q (p / q)^alpha - 1) / (alpha (alpha - 1)); at alpha = 1 the Kullback-Leibler divergence. A negative
     alpha punishes probability that the subnet gives where the teacher gives little, a positive one probability that it
     withholds where the teacher gives much. At alpha other than 1, (p / q)^alpha is cut at `ratio_limit` in value and in
-    gradient, so that rare large ratios do not rule the step; at 1 the gradient q - p is bounded by itself, and a cut would take it away from a subnet that is surely wrong.
+    gradient, so that rare large ratios do not rule the step; at 1 the gradient q - p is bounded by itself, and a cut
+    would take it away from a subnet that is surely wrong.
 
     Args:
         logits: (n, classes) of the subnet.
