@@ -11,6 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+
+from service.cli import app
+from supernet.errors import CheckpointError, ConfigError, DataError, OnceForAllError
+from supernet.runs import RunFolder
+from supernet.training.data import FolderOptions, StreamedFolder, load_data, recorded_source
+from supernet.training.schedule import Stage
+from supernet.training.settings import TrainingSettings
+from supernet.training.trainer import start_run
 
 
 def _train(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -47,7 +56,7 @@ def test_damaged_images_stop_the_training_or_are_left_out_and_named(pictures: Pa
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
     assert ".jpg' is not a readable image" in refused.stderr
-    assert "train with --skip-corrupt, which leaves such files out" in refused.stderr
+    assert "add --skip-corrupt, which leaves such files out" in refused.stderr
     assert not (tmp_path / "run" / "manifest.json").exists()
 
     trained = _train(*options, "--skip-corrupt", "--json")
