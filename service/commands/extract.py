@@ -72,8 +72,8 @@ def evaluate(
 ) -> None:
     """Measure a stored subnet, in this process or in all that torchrun started.
 
-    A folder's files are read as the subnet's training read them, and those of the asked parts alone. Accuracy on images,
-    MACs and parameters counted on the real modules, latency on the CPU here.
+    A folder's files are read as the subnet's training read them, and those of the asked parts alone. Accuracy on
+    images, MACs and parameters counted on the real modules, latency on the CPU here.
     """
     import torch
 
