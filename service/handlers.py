@@ -82,7 +82,14 @@ class Workshop:
         latencies = self._latencies(request, candidate, measured.subnet)
         card = _card(record, request, candidate, measured, latencies)
         with temporary_folder(self._settings.cache_dir, "subnet") as folder:
-            save_subnet(folder, measured.subnet, card, normalisation=run.normalisation, class_names=run.class_names)
+            save_subnet(
+                folder,
+                measured.subnet,
+                card,
+                normalisation=run.normalisation,
+                class_names=run.class_names,
+                centre_share=run.centre_share,
+            )
             _verify(folder, measured.subnet, candidate)
             progress("storing", 0.95)
             files = {format: self._artifacts.put_file(folder / name, name=name) for format, name in _FILES.items()}

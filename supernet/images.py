@@ -14,6 +14,20 @@ from torch.nn import functional as F
 from supernet.errors import CheckpointError
 from supernet.tensors import load_tensors, save_tensors
 
+CENTRE_SHARE = 0.875
+"""Part of the shorter side that the centre crop of large photographs keeps, as in the reference (224 of 256)."""
+
+
+def checked_share(share: object) -> float:
+    """A stored part of the shorter side.
+
+    Raises:
+        CheckpointError: not a number above 0 and at most 1.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise CheckpointError(f"centre_share is {share!r}; expected a number above 0, at most 1")
+    return float(share)
+
 
 @dataclass(frozen=True)
 class Normalisation:

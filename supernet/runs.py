@@ -20,7 +20,7 @@ import torch
 
 from supernet.errors import CheckpointError, ConfigError
 from supernet.files import read_json, sha256_file
-from supernet.images import ImagePack, Normalisation
+from supernet.images import CENTRE_SHARE, ImagePack, Normalisation, checked_share
 from supernet.network import Supernet
 from supernet.spaces import SearchSpace, get_space
 from supernet.tensors import load_into, load_tensors
@@ -54,6 +54,9 @@ class RunFolder:
             self.space: SearchSpace = get_space(manifest["space"]).with_num_classes(manifest["num_classes"])
             data = manifest["data"]
             self.normalisation = Normalisation(tuple(data["mean"]), tuple(data["std"]))
+            streamed = (data.get("source") or {}).get("stream", False)
+            usual = CENTRE_SHARE if streamed else 1.0  # of runs from before it was written down
+            self.centre_share = checked_share(data.get("centre_share", usual))
             self.class_names: list[str] = list(manifest["class_names"])
             images = manifest["images"]
             self.images_sha256 = None if images is None else str(images["sha256"])

@@ -15,7 +15,7 @@ import torch
 from supernet.arch import Activation, LayerSpec, Operator, SubnetConfig
 from supernet.errors import CheckpointError, ConfigError
 from supernet.files import read_json, sha256_file, write_json
-from supernet.images import Normalisation
+from supernet.images import Normalisation, checked_share
 from supernet.network import Network, Subnet
 from supernet.spaces import get_space
 from supernet.tensors import load_into, load_tensors, save_tensors
@@ -24,7 +24,13 @@ WEIGHTS, CONFIG, CARD = "subnet.safetensors", "config.json", "card.json"
 
 
 def save_subnet(
-    folder: Path, subnet: Network, card: Mapping[str, Any], *, normalisation: Normalisation, class_names: list[str]
+    folder: Path,
+    subnet: Network,
+    card: Mapping[str, Any],
+    *,
+    normalisation: Normalisation,
+    class_names: list[str],
+    centre_share: float = 1.0,
 ) -> None:
     """Write the three files; the folder is made where it is absent.
 
@@ -34,6 +40,7 @@ def save_subnet(
         card: what is known about it (figures, digests), as JSON types.
         normalisation: of the images that it was trained on; a user of the file needs it.
         class_names: names of the outputs, in order.
+        centre_share: part of an image's shorter side that the square in its middle, the subnet's input, keeps.
     """
     save_tensors(folder / WEIGHTS, subnet.state_dict())
     write_json(folder / CARD, dict(card))
@@ -47,6 +54,7 @@ def save_subnet(
             "class_names": class_names,
             "mean": list(normalisation.mean),
             "std": list(normalisation.std),
+            "centre_share": centre_share,
         },
     )
 
@@ -115,6 +123,16 @@ def load_normalisation(folder: Path) -> Normalisation:
         return Normalisation(tuple(description["mean"]), tuple(description["std"]))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{str(folder / CONFIG)!r} lacks the normalisation: {error}") from None
+
+
+def load_centre_share(folder: Path) -> float:
+    """Part of an image's shorter side that the subnet's input keeps, in (0, 1]; 1 where an old folder says nothing."""
+    try:
+        return checked_share(_read_config(folder).get("centre_share", 1.0))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{str(folder / CONFIG)!r} is not a subnet's: {error}; extract the subnet again"
+        ) from None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

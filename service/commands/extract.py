@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.commands.data_options import SkipCorrupt, Workers, named_files
 from service.commands.output import Json, Threads, millions, percent, print_json, use_threads
 from supernet.errors import ConfigError, one_of
 
@@ -35,7 +37,14 @@ def extract(
     config = _read_config(subnet, folder.space)
     measured = measure_subnet(folder.load_supernet(), config, folder.images())
     card = describe(config, folder.manifest) | {"measured": measured_part(measured)}
-    save_subnet(out, measured.subnet, card, normalisation=folder.normalisation, class_names=folder.class_names)
+    save_subnet(
+        out,
+        measured.subnet,
+        card,
+        normalisation=folder.normalisation,
+        class_names=folder.class_names,
+        centre_share=folder.centre_share,
+    )
     if as_json:
         print_json(card | {"folder": str(out)})
         return
@@ -55,31 +64,45 @@ def evaluate(
     part: Annotated[
         list[str] | None, typer.Option(help="test, or holdout (which the search has used); repeat for both.")
     ] = None,
+    workers: Workers = None,
+    skip_corrupt: SkipCorrupt = False,
+    device: Annotated[str, typer.Option(help="Where to classify: cpu, cuda, or auto.")] = "auto",
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Measure a stored subnet, in this process or in all that torchrun started.
 
-    Accuracy on images, MACs and parameters counted on the real modules, latency here.
+    A folder's files are read as the subnet's training read them, and those of the asked parts alone. Accuracy on
+    images, MACs and parameters counted on the real modules, latency on the CPU here.
     """
+    import torch
+
     from latency_tables import measure_module_ms
     from latency_tables.counter import counted_macs
     from service.cards import count_params
     from supernet.evaluation import BATCH_SIZE, count_correct, standard_error
     from supernet.network import Subnet
     from supernet.spaces import largest_resolution
-    from supernet.subnet_file import load_normalisation, load_subnet
-    from supernet.training.data import load_data
+    from supernet.subnet_file import load_centre_share, load_normalisation, load_subnet
+    from supernet.training.data import FolderOptions, load_data
     from supernet.training.processes import joined
 
     parts = part or ["test"]
     for name in parts:
         if name not in ("test", "holdout"):
             raise ConfigError(one_of("part of the data", name, ["test", "holdout"]))
+    if device not in ("cpu", "cuda", "auto") or (device == "cuda" and not torch.cuda.is_available()):
+        usable = ["cpu", "cuda", "auto"] if torch.cuda.is_available() else ["cpu", "auto"]
+        raise ConfigError(f"--device is {device!r}; usable here: {', '.join(usable)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     use_threads(threads)
     subnet = load_subnet(path)
     size = largest_resolution(subnet.space) if isinstance(subnet, Subnet) else subnet.resolution
-    images = load_data(data, root=data_root, download=download, size=size)
+    folder = FolderOptions(None, workers, skip_corrupt)
+    if data == "folder":
+        folder = replace(folder, stream=True, centre_share=load_centre_share(path), checked=tuple(parts))
+    images = load_data(data, root=data_root, download=download, size=size, folder=folder)
     if len(images.class_names) != subnet.num_classes:
         raise ConfigError(
             f"{data!r} has {len(images.class_names)} classes, the subnet in {str(path)!r} has "
@@ -87,7 +110,10 @@ def evaluate(
         )
     resolution, normalisation = subnet.resolution, load_normalisation(path)
     accuracies: dict[str, dict[str, float]] = {}
-    with joined("cpu") as here:
+    with joined(device) as here:
+        if images.skipped and here.first:
+            typer.echo(named_files("left out", images.skipped), err=True)
+        subnet.to(device)
         for name in parts:
             batches_of = images.test_batches if name == "test" else images.holdout_batches
             mine = [
@@ -103,10 +129,12 @@ def evaluate(
             }
     if not here.first:
         return
+    subnet.to("cpu")
     report: dict[str, Any] = {
         "subnet": str(path),
         "data": data,
         "parts": accuracies,
+        "skipped": list(images.skipped),
         "macs": counted_macs(subnet, resolution),
         "params": count_params(subnet),
         "latency_ms": measure_module_ms(subnet, (1, 3, resolution, resolution)).median_ms,

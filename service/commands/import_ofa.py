@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.commands.data_options import SkipCorrupt, Stream, Workers, named_files
 from service.commands.output import Json, millions, print_json
 from supernet.errors import ConfigError
 
 if TYPE_CHECKING:
     from supernet.import_ofa import Architecture
+    from supernet.training.data import FolderOptions
 
 
 def import_ofa(
@@ -22,6 +25,9 @@ def import_ofa(
     run: Annotated[Path | None, typer.Option(help="Folder to make for the supernet's run.")] = None,
     data: Annotated[str, typer.Option(help="Images to calibrate and judge subnets with; see train.")] = "",
     data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
+    stream: Stream = None,
+    workers: Workers = None,
+    skip_corrupt: SkipCorrupt = False,
     calibration_images: Annotated[int, typer.Option(min=2, help="Training images kept for calibration.")] = 512,
     net_config: Annotated[Path | None, typer.Option(help="Instead: a specialised network's net.config.")] = None,
     run_config: Annotated[Path | None, typer.Option(help="Its run.config; without it, 224 pixels.")] = None,
@@ -30,16 +36,25 @@ def import_ofa(
     as_json: Json = False,
 ) -> None:
     """Import a supernet as a run, or describe a specialised network and import it as a subnet."""
+    from supernet.training.data import FolderOptions
+
+    of_images = {"--stream": stream is not None, "--workers": workers is not None, "--skip-corrupt": skip_corrupt}
     of_supernet = {"WEIGHTS": supernet, "--space": space, "--run": run, "--data": data, "--data-root": data_root}
     of_subnet = {"--net-config": net_config, "--run-config": run_config, "--weights": weights, "--out": out}
     if net_config is not None:
-        _require("a specialised network", of_subnet, {"--out"} if weights else set(), not_used=of_supernet)
+        _require("a specialised network", of_subnet, {"--out"} if weights else set(), not_used=of_supernet | of_images)
         report = _import_subnet(net_config, run_config, weights, out)
     else:
-        _require("a supernet", of_supernet, {"WEIGHTS", "--space", "--run"}, not_used=of_subnet)
+        _require(
+            "a supernet",
+            of_supernet,
+            {"WEIGHTS", "--space", "--run"},
+            not_used=of_subnet if data else of_subnet | of_images,
+        )
         assert supernet is not None
         assert run is not None
-        report = _import_supernet(supernet, space, run, data, data_root, calibration_images)
+        options = FolderOptions(stream, workers, skip_corrupt)
+        report = _import_supernet(supernet, space, run, data, data_root, options, calibration_images)
     if as_json:
         print_json(report)
         return
@@ -66,8 +81,15 @@ def _require(what: str, options: dict[str, Any], needed: set[str], *, not_used: 
 
 
 def _import_supernet(
-    weights: Path, space: str, run: Path, data: str, data_root: Path | None, calibration_images: int
+    weights: Path,
+    space: str,
+    run: Path,
+    data: str,
+    data_root: Path | None,
+    options: FolderOptions,
+    calibration_images: int,
 ) -> dict[str, Any]:
+    from supernet.images import CENTRE_SHARE
     from supernet.import_ofa import load_ofa_state_dict, read_state_dict
     from supernet.import_ofa.run import require_new_run, write_imported_run
     from supernet.spaces import get_space, largest_resolution
@@ -76,7 +98,11 @@ def _import_supernet(
     require_new_run(run)
     size = largest_resolution(get_space(space))
     net = load_ofa_state_dict(space, read_state_dict(weights))
-    images = load_data(data, root=data_root, size=size) if data else None
+    if data == "folder":
+        options = replace(options, centre_share=CENTRE_SHARE)  # held in memory or not: as the weights were trained
+    images = load_data(data, root=data_root, size=size, folder=options) if data else None
+    if images and images.skipped:
+        typer.echo(named_files("left out", images.skipped), err=True)
     source = recorded_source(images, data_root, size) if images else {}
     folder = write_imported_run(
         run, net, origin=weights, data=images, source=source, calibration_images=calibration_images
@@ -122,6 +148,7 @@ def _write_subnet(architecture: Architecture, weights: Path, out: Path, report: 
     from latency_tables.counter import counted_macs
     from service.cards import FORMAT, count_params
     from supernet.files import sha256_file
+    from supernet.images import CENTRE_SHARE
     from supernet.import_ofa import read_state_dict
     from supernet.import_ofa.run import NORMALISATION
     from supernet.import_ofa.subnets import build_network
@@ -139,7 +166,7 @@ def _write_subnet(architecture: Architecture, weights: Path, out: Path, report: 
         "measured": counted,
     }
     names = [str(number) for number in range(network.num_classes)]
-    save_subnet(out, network, card, normalisation=NORMALISATION, class_names=names)
+    save_subnet(out, network, card, normalisation=NORMALISATION, class_names=names, centre_share=CENTRE_SHARE)
 
 
 def _print_subnet(report: dict[str, Any]) -> None:

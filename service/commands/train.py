@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from service.commands.data_options import Stream, Workers, named_files
 from service.commands.output import Json, Threads, percent, print_json
 from supernet.errors import ConfigError, one_of
 
@@ -23,26 +24,22 @@ def train(
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
     data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
-    stream: Annotated[
-        bool | None,
-        typer.Option(
-            help="A folder: decode it while training, or hold it in memory.  [default: stream above 2 GiB]",
-            show_default=False,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="A folder: processes that decode.  [default: one a core, up to 16]", show_default=False),
-    ] = None,
+    stream: Stream = None,
+    workers: Workers = None,
     skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="A folder: check every file first, and leave out unreadable ones.")
+        bool,
+        typer.Option(
+            "--skip-corrupt",
+            help="A folder: check every file first, and leave out unreadable ones; with --resume: read others instead.",
+        ),
     ] = False,
     space: Annotated[str, typer.Option(help="Search space.")] = "mobilenet_v3_tiny",
     recipe: Annotated[str, typer.Option(help="progressive, sandwich, alphanet, random, or delayed.")] = "progressive",
     preset: Annotated[str, typer.Option(help="Usual numbers: small-images, or imagenet.")] = "small-images",
     run: Annotated[Path | None, typer.Option(help="Folder to make for this run.  [default: runs/DATA]")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on in this run folder; all other settings are its own.")
+        Path | None,
+        typer.Option(help="Go on in this run folder; all settings but --workers and --skip-corrupt are its own."),
     ] = None,
     epochs: Annotated[
         str, typer.Option(help="In all (23), or a stage: largest=8,kernel=2,depth1=1,depth2=2,width1=1,width2=9.")
@@ -78,6 +75,7 @@ def train(
     from supernet.training.metrics import Silence
     from supernet.training.processes import joined, torchrun_count
     from supernet.training.recipes import PRESETS, build_stages
+    from supernet.training.same_images import replace_unreadable
     from supernet.training.settings import TrainingSettings
     from supernet.training.trainer import exclusive, start_run
     from supernet.training.trainer import train as run_training
@@ -88,7 +86,7 @@ def train(
         for name in context.params
         if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
     ]
-    extra = sorted(set(given) - {"resume", "as_json", "workers"})
+    extra = sorted(set(given) - {"resume", "as_json", "workers", "skip_corrupt"})
     if resume is not None and extra:
         options = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise ConfigError(f"--resume takes all settings from the run itself; leave out {options}, or start another run")
@@ -142,8 +140,12 @@ def train(
             loaded = load_data(data, root=data_root, download=download, size=size, folder=folder)
             start_run(path, settings, loaded, recorded_source(loaded, data_root, size))
             if loaded.skipped:
-                typer.echo(_named_skipped(loaded.skipped), err=True)
+                typer.echo(f"{named_files('left out', loaded.skipped)}; the run's manifest lists all", err=True)
             images = loaded
+        elif skip_corrupt:
+            images = streamed = replace_unreadable(path, workers)
+            if streamed.replaced:
+                typer.echo(f"{named_files('replaced', streamed.replaced)}; the run's manifest lists all", err=True)
 
     with joined(device) as here, ExitStack() as lock:
         here.by_first(start)
@@ -168,11 +170,6 @@ def train(
             f"\ntrained {finished.space.name} on {data} in {report['training_seconds']:.0f} s -> {finished.path}"
         )
         typer.echo(f"next: onceforall predictor {finished.path}")
-
-
-def _named_skipped(skipped: tuple[str, ...]) -> str:
-    named = ", ".join(map(repr, skipped[:5])) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
-    return f"left out {len(skipped)} unreadable file(s): {named}; the run's manifest lists all"
 
 
 def _epochs(text: str, usual: int | None) -> int | dict[str, int] | None:

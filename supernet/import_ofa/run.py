@@ -11,7 +11,7 @@ import torch
 
 from supernet.errors import ConfigError
 from supernet.files import sha256_file, write_json
-from supernet.images import Normalisation
+from supernet.images import CENTRE_SHARE, Normalisation
 from supernet.network import Supernet
 from supernet.runs import FORMAT, IMAGES, MANIFEST, WEIGHTS, RunFolder
 from supernet.tensors import save_tensors
@@ -63,7 +63,13 @@ def write_imported_run(
         "space": net.space.name,
         "num_classes": classes,
         "class_names": [str(number) for number in range(classes)],
-        "data": {"name": None, "digest": None, "mean": list(NORMALISATION.mean), "std": list(NORMALISATION.std)},
+        "data": {
+            "name": None,
+            "digest": None,
+            "mean": list(NORMALISATION.mean),
+            "std": list(NORMALISATION.std),
+            "centre_share": CENTRE_SHARE,
+        },
         "images": None,
         "imported": {"file": origin.name, "sha256": sha256_file(origin)},
         "torch": torch.__version__,
@@ -82,6 +88,7 @@ def write_imported_run(
             "source": dict(source or {}),
             "digest": data.digest,
             "size": data.size,
+            "centre_share": data.centre_share,
             "holdout": len(pack.holdout_labels),
         }
         manifest["images"] = {"file": IMAGES, "sha256": sha256_file(path / IMAGES)}

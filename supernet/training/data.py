@@ -7,6 +7,7 @@ report alone. Which image falls into which part depends on the data only, never 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,10 @@ class TrainingData(Protocol):
     @property
     def size(self) -> int:
         """Side of the images that batches hold, pixels."""
+
+    @property
+    def centre_share(self) -> float:
+        """Part of an image file's shorter side that the fixed (centre) crops show, in (0, 1]."""
 
     @property
     def train_count(self) -> int:
@@ -136,6 +141,7 @@ def recorded_source(data: ImageData | StreamedFolder, root: Path | None, size: i
         "size": size,
         "stream": isinstance(data, StreamedFolder),
         "skipped": list(data.skipped),
+        "replaced": list(data.replaced) if isinstance(data, StreamedFolder) else [],
     }
 
 
@@ -155,4 +161,7 @@ def reload_data(name: str, source: Mapping[str, Any], *, workers: int | None = N
     if name == "folder":  # runs from before folders could be streamed say nothing about it
         options = FolderOptions(source.get("stream", False), workers, left_out=tuple(source.get("skipped", ())))
     root = Path(source["root"]) if source["root"] else None
-    return load_data(name, root=root, size=int(source["size"]), folder=options)
+    data = load_data(name, root=root, size=int(source["size"]), folder=options)
+    if isinstance(data, StreamedFolder):
+        return replace(data, replaced=tuple(source.get("replaced", ())))
+    return data

@@ -65,6 +65,27 @@ class FolderIndex:
         unwanted = {os.fsencode(name) for name in names}
         return self.subset(np.array([name not in unwanted for name in self.names.tolist()], dtype=np.bool_))
 
+    def substitutes(self, names: Collection[str]) -> dict[int, int]:
+        """For each of these files, the next one of its class (after the last, the first) that is none of them.
+
+        Returns:
+            Positions; names that are not in the index are ignored.
+
+        Raises:
+            DataError: a class has no other file.
+        """
+        unwanted = np.isin(self.names, np.array([os.fsencode(name) for name in names], dtype=np.bytes_))
+        found: dict[int, int] = {}
+        for number in np.flatnonzero(unwanted).tolist():
+            others = np.flatnonzero((self.labels == self.labels[number]) & ~unwanted)
+            if not len(others):
+                raise DataError(
+                    f"no training image of class {self.class_names[self.labels[number]]!r} in {str(self.root)!r} is "
+                    "readable; restore some of them, each with its size in bytes"
+                )
+            found[number] = int(others[np.searchsorted(others, number) % len(others)])
+        return found
+
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the class folders in `folder`, sorted.

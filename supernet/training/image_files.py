@@ -19,11 +19,12 @@ from PIL import ExifTags, Image
 from supernet.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-CENTRE_SHARE = 0.875
-"""Part of the shorter side that the centre crop of large photographs keeps, as in the reference (224 of 256)."""
 LEAST_AREA, WIDEST = 0.08, 4 / 3
 """Of random crops: share of the image's area, and ratio of the sides."""
 _TRIES = 10
+
+LEAVE_OUT = "remove or replace it, or add --skip-corrupt, which leaves such files out"
+"""What to do about an unreadable file, as a rule."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
@@ -54,13 +55,14 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
     return (width - widest) / 2, (height - tallest) / 2, (width + widest) / 2, (height + tallest) / 2
 
 
-def read_image(path: str, size: int, choose: Callable[[int, int], Box]) -> Pixels:
+def read_image(path: str, size: int, choose: Callable[[int, int], Box], advice: str = LEAVE_OUT) -> Pixels:
     """Cut a box out of an image and bring it to one size, antialiased (bilinear).
 
     Args:
         path: the file.
         size: side of the result, pixels.
         choose: (width, height) of the image as it is shown -> the box.
+        advice: what to do where it is unreadable; part of the error's message.
 
     Returns:
         uint8 (size, size, 3). Grey and 16-bit pixels become RGB of 8 bits, transparent ones lie on white, and the
@@ -76,10 +78,7 @@ def read_image(path: str, size: int, choose: Callable[[int, int], Box]) -> Pixel
                 return _cut(image, size, choose)
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path!r} is not a readable image ({reason}); remove or replace it, or train with --skip-corrupt, "
-            "which leaves such files out"
-        ) from None
+        raise DataError(f"{path!r} is not a readable image ({reason}); {advice}") from None
 
 
 def _cut(image: Image.Image, size: int, choose: Callable[[int, int], Box]) -> Pixels:

@@ -28,6 +28,7 @@ class ImageData:
         augmentation: random changes to training images that keep the label.
         digest: SHA-256 over all images and labels of all parts.
         skipped: files left out because they are unreadable.
+        centre_share: part of each file's shorter side that the images show.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ImageData:
     augmentation: Augmentation
     digest: str
     skipped: tuple[str, ...] = ()
+    centre_share: float = 1.0
 
     @property
     def size(self) -> int:
@@ -93,6 +95,7 @@ def of_parts(
     parts: Mapping[str, Tensor],
     augmentation: Augmentation,
     skipped: tuple[str, ...] = (),
+    centre_share: float = 1.0,
 ) -> ImageData:
     """The data set made of `parts`, named as `ImageData`'s tensors are; their digest is its digest."""
     return ImageData(
@@ -107,6 +110,7 @@ def of_parts(
         augmentation=augmentation,
         digest=digest_of(parts),
         skipped=skipped,
+        centre_share=centre_share,
     )
 
 

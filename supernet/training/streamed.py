@@ -7,8 +7,8 @@ device (`Augmentation`, `prepare`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from supernet.errors import DataError
-from supernet.images import ImagePack, Normalisation
+from supernet.images import CENTRE_SHARE, ImagePack, Normalisation
 from supernet.training.augment import Augmentation
 from supernet.training.folder_index import FolderIndex
-from supernet.training.image_files import CENTRE_SHARE, Pixels, centre_box, random_box, read_image
+from supernet.training.image_files import Pixels, centre_box, random_box, read_image
 from supernet.training.in_memory import calibration_choice
 from supernet.training.parts import Numbers
 from supernet.training.seeds import numpy_generator
@@ -32,6 +32,11 @@ CHUNK = 64
 """Images a task where no batch size is asked for."""
 PHOTOGRAPHS = Augmentation(brightness=32 / 255, saturation=0.5)
 """The reference's colour changes; crops and mirroring happen in the workers."""
+KEEP_IN_PLACE = (
+    "leave it in its place (without it, the images would no longer be the run's), and go on with: "
+    "onceforall train --resume RUN --skip-corrupt, which takes another image of the class instead"
+)
+"""What to do about an unreadable file in the middle of a training."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class StreamedFolder:
         size: side of the images that batches hold, pixels.
         workers: processes that decode; 0: none but this one.
         skipped: files left out because they are unreadable.
+        replaced: training files found unreadable since; in their place the next of their class is read.
+        centre_share: part of the shorter side that the centre crops keep.
         name: as `load_data` knows it.
         augmentation: random changes to a whole training batch.
     """
@@ -55,6 +62,8 @@ class StreamedFolder:
     size: int
     workers: int
     skipped: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    centre_share: float = CENTRE_SHARE
     name: str = "folder"
     augmentation: Augmentation = PHOTOGRAPHS
 
@@ -79,6 +88,18 @@ class StreamedFolder:
     def test_count(self) -> int:
         """Number of test images."""
         return len(self.test)
+
+    def replacing_unreadable(self) -> StreamedFolder:
+        """The same parts, each unreadable training file replaced: positions, order and digest stay as they are.
+
+        Every training file is decoded once.
+
+        Raises:
+            DataError: a class has no readable training image, or a worker died.
+        """
+        names = tuple(sorted({*self.replaced, *unreadable(self.train, self.workers)}))
+        self.train.substitutes(names)  # refuses now what training would refuse later
+        return replace(self, replaced=names)
 
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of `NORMALISATION_IMAGES` fixed training images, a channel each."""
@@ -105,7 +126,7 @@ class StreamedFolder:
             DataError: a file is absent or unreadable, or a worker died.
         """
         tasks = ((tuple(seed), batch.numpy()) for batch in batches)
-        crops = _RandomCrops(self.train, self.size)
+        crops = _RandomCrops(self.train, self.size, self.train.substitutes(self.replaced) if self.replaced else {})
         yield from in_workers(crops, tasks, self.workers, pin_memory=torch.cuda.is_available())
 
     def test_batches(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
@@ -117,11 +138,11 @@ class StreamedFolder:
         return self._in_order(self.holdout, batch_size, share)
 
     def _in_order(self, index: FolderIndex, batch_size: int, share: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-        crops = _CentreCrops(index, self.size, CENTRE_SHARE)
+        crops = _CentreCrops(index, self.size, self.centre_share)
         return in_workers(crops, islice(_chunks(len(index), batch_size), share[0], None, share[1]), self.workers)
 
     def _fixed(self, index: FolderIndex) -> tuple[Tensor, Tensor]:
-        return read_all(index, self.size, CENTRE_SHARE, self.workers)
+        return read_all(index, self.size, self.centre_share, self.workers)
 
 
 def read_all(index: FolderIndex, size: int, share: float, workers: int) -> tuple[Tensor, Tensor]:
@@ -158,13 +179,15 @@ def unreadable(index: FolderIndex, workers: int) -> list[str]:
 class _RandomCrops:
     index: FolderIndex
     size: int
+    instead: Mapping[int, int]
 
     def __call__(self, task: tuple[tuple[int, ...], Numbers]) -> tuple[Tensor, Tensor]:
         (run, *position), numbers = task
         pixels = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
         for row, number in enumerate(numbers.tolist()):
             rng = numpy_generator(run, "crop", *position, number)
-            image = read_image(self.index.path(number), self.size, partial(random_box, rng=rng))
+            path = self.index.path(self.instead.get(number, number))
+            image = read_image(path, self.size, partial(random_box, rng=rng), KEEP_IN_PLACE)
             pixels[row] = image[:, ::-1] if rng.random() < 0.5 else image
         return _batch(pixels, self.index, numbers)
 

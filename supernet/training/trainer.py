@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from supernet.arch import SubnetConfig
-from supernet.errors import CheckpointError, ConfigError, DataError, RunBusyError, writing
+from supernet.errors import ConfigError, DataError, RunBusyError, writing
 from supernet.evaluation import measure_subnet
 from supernet.files import read_json, sha256_file, write_json
 from supernet.images import prepare
@@ -38,6 +38,7 @@ from supernet.training.distillation import label_loss, teacher_loss
 from supernet.training.memory import keep_freed_memory
 from supernet.training.metrics import Display, MetricsWriter, Silence
 from supernet.training.processes import Processes
+from supernet.training.same_images import require_same_images
 from supernet.training.sampling import draw_subnets, largest_of, smallest_of
 from supernet.training.schedule import Stage
 from supernet.training.seeds import numpy_generator, seeded, torch_generator
@@ -92,6 +93,7 @@ def start_run(path: Path, settings: TrainingSettings, data: TrainingData, source
                 "size": data.size,
                 "mean": list(pack.normalisation.mean),
                 "std": list(pack.normalisation.std),
+                "centre_share": data.centre_share,
                 "train": data.train_count,
                 "holdout": len(pack.holdout_labels),
                 "test": data.test_count,
@@ -148,11 +150,7 @@ def train(
         StorageError: a file cannot be written; the last checkpoint stays.
     """
     run, processes = RunFolder(path), processes or Processes()
-    if run.manifest["data"]["digest"] != data.digest:
-        raise CheckpointError(
-            f"the images of data set {data.name!r} are not those that {str(path)!r} was started with; "
-            "restore them, or start another run"
-        )
+    require_same_images(run, data)
     if not run.complete:
         settings = TrainingSettings.from_dict(run.manifest["settings"])
         if settings.processes != processes.count:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from supernet.errors import ConfigError, DataError, OnceForAllError
+from supernet.errors import DataError, OnceForAllError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -46,19 +46,16 @@ def in_workers(
     Args:
         work: picklable; its result too, tensors travel in shared memory.
         tasks: picklable; read only a little ahead.
-        workers: processes; 0: in this one.
+        workers: processes, at least 0; 0: in this one.
         pin_memory: whether tensors are copied to page-locked memory, from which a GPU fetches them.
 
     Yields:
         Results, in the tasks' order.
 
     Raises:
-        ConfigError: `workers` is negative.
         DataError: a process died.
         OnceForAllError: what `work` raised.
     """
-    if workers < 0:
-        raise ConfigError(f"workers is {workers}; allowed: 0 (decode in the training process) or more")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: as asked for
         loader: DataLoader[Any] = DataLoader(

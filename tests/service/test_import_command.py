@@ -5,21 +5,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from reference import in_their_names
 from typer.testing import CliRunner
 
 from latency_tables import macs, params
 from service.cli import app
-from supernet.errors import CheckpointError, ConfigError
+from supernet.errors import CheckpointError, ConfigError, DataError
 from supernet.import_ofa import lower_net_config
 from supernet.import_ofa.run import NORMALISATION
 from supernet.import_ofa.subnets import empty_network
 from supernet.network import Supernet
 from supernet.runs import RunFolder
 from supernet.spaces import SearchSpace
-from supernet.subnet_file import load_normalisation, load_subnet
+from supernet.subnet_file import load_centre_share, load_normalisation, load_subnet
+from supernet.training.data import FolderOptions, load_data
 
 SPACE = "mobilenet_v3_w1.0"
 PLAIN = {"dilation": 1, "groups": 1, "bias": False, "dropout_rate": 0, "ops_order": "weight_bn_act"}
@@ -112,6 +115,29 @@ def test_an_imported_supernet_with_images_gives_calibrated_subnets(
     assert json.loads(_run("evaluate", out, "--json"))["macs"] == card["measured"]["macs"]
 
 
+def test_images_in_a_folder_are_cropped_as_the_imported_weights_were_trained(tmp_path: Path, weights: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(50):
+        path = tmp_path / "images" / f"class{number % 10}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+    damaged = tmp_path / "images" / "class3" / "3.png"
+    damaged.write_bytes(b"no image")
+    options = ("--space", "mobilenet_v3_tiny", "--run", tmp_path / "run", "--data", "folder")
+    options += ("--data-root", tmp_path / "images", "--workers", 0)
+    with pytest.raises(DataError, match=r"class3/3.png' is not a readable image .*, or add --skip-corrupt, which"):
+        _run("import-ofa", weights, *options)
+    done = CliRunner().invoke(app, list(map(str, ("import-ofa", weights, *options, "--skip-corrupt", "--json"))))
+    assert done.exit_code == 0
+    assert done.stderr == "left out 1 unreadable file(s): 'class3/3.png'\n"
+    run = RunFolder(tmp_path / "run")
+    assert run.manifest["data"]["source"]["skipped"] == ["class3/3.png"]
+    assert run.centre_share == 0.875
+    streamed = FolderOptions(stream=True, workers=0, left_out=("class3/3.png",))
+    expected = load_data("folder", root=tmp_path / "images", size=32, folder=streamed).image_pack(8)
+    assert torch.equal(run.images().holdout_images, expected.holdout_images)
+
+
 def test_an_imported_supernet_without_images_says_what_each_command_lacks(
     tmp_path: Path, weights: Path, tiny: SearchSpace
 ) -> None:
@@ -162,6 +188,7 @@ def test_a_specialised_network_with_weights_becomes_a_subnet_that_evaluates(tmp_
     report = json.loads(_run("import-ofa", *files, *weights, "--out", out, "--json"))
     assert report["folder"] == str(out)
     assert load_normalisation(out) == NORMALISATION
+    assert load_centre_share(out) == 0.875
     card = json.loads((out / "card.json").read_text())
     assert card["measured"] == {"macs": report["macs"], "params": report["params"]}
     assert load_subnet(out).resolution == 128
@@ -185,6 +212,7 @@ def test_weights_of_another_network_leave_nothing_behind(tmp_path: Path) -> None
     [
         ((), "import-ofa of a supernet: WEIGHTS is missing; --space is missing; --run is missing; give WEIGHTS"),
         (("a.pt", "--space", SPACE, "--out", "b"), "--run is missing; --out does not belong here"),
+        (("a.pt", "--space", SPACE, "--run", "b", "--skip-corrupt"), "supernet: --skip-corrupt does not belong here"),
         (("--net-config", "c", "--weights", "d"), "a specialised network: --out is missing"),
         (("a.pt", "--net-config", "c", "--data", "digits"), "WEIGHTS does not belong here; --data does not belong"),
     ],

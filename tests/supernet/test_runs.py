@@ -17,7 +17,7 @@ from supernet.calibration import calibrate
 from supernet.errors import CheckpointError
 from supernet.evaluation import calibration_batches, measure_subnet
 from supernet.runs import RunFolder, load_supernet
-from supernet.subnet_file import load_normalisation, load_subnet, save_subnet
+from supernet.subnet_file import load_centre_share, load_normalisation, load_subnet, save_subnet
 
 
 @pytest.fixture
@@ -154,13 +154,29 @@ def test_calibration_matters_and_is_stored(subnet_folder: Path, tiny_run: Path) 
         ("config.json", {"num_classes": "ten"}, "does not describe a subnet"),
         ("config.json", {"num_classes": 3}, "does not fit the network"),
         ("config.json", {"mean": None}, "lacks the normalisation"),
+        ("config.json", {"centre_share": 0}, "centre_share is 0; expected a number above 0, at most 1; extract the"),
+        ("config.json", {"centre_share": "all"}, "centre_share is 'all'; expected"),
     ],
 )
 def test_altered_subnet_files_are_refused(subnet_folder: Path, file: str, change: dict[str, object], text: str) -> None:
     path = subnet_folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    load = {"mean": load_normalisation, "centre_share": load_centre_share}.get(next(iter(change)), load_subnet)
     with pytest.raises(CheckpointError, match=text):
-        load_normalisation(subnet_folder) if "mean" in change else load_subnet(subnet_folder)
+        load(subnet_folder)
+
+
+def test_folders_from_before_the_centre_share_was_written_down_are_read(subnet_folder: Path, run_copy: Path) -> None:
+    description = json.loads((subnet_folder / "config.json").read_text())
+    assert description.pop("centre_share") == 1.0
+    (subnet_folder / "config.json").write_text(json.dumps(description))
+    assert load_centre_share(subnet_folder) == 1.0
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    assert manifest["data"].pop("centre_share") == 1.0
+    for stream, share in ((False, 1.0), (True, 0.875)):
+        manifest["data"]["source"]["stream"] = stream
+        (run_copy / "manifest.json").write_text(json.dumps(manifest))
+        assert RunFolder(run_copy).centre_share == share
 
 
 def test_altered_subnet_weights_are_refused(subnet_folder: Path) -> None:

@@ -280,7 +280,7 @@ def test_an_unreadable_file_stops_its_batch_with_its_name(workers: int, copied: 
     batches = data.train_batches([torch.tensor([0, 1]), torch.tensor([3, 4])], (0, 0, 0))
     next(batches)
     with pytest.raises(
-        DataError, match=r"is not a readable image .*; remove or replace it, or train with --skip-corrupt"
+        DataError, match=r"is not a readable image .*; leave it in its place .*--resume RUN --skip-corrupt, which takes"
     ) as error:
         next(batches)
     assert str(path) in str(error.value)
@@ -339,6 +339,54 @@ def test_a_part_that_would_lose_a_class_is_refused(copied: Path) -> None:
         _load(copied, replace(STREAM, skip_corrupt=True))
 
 
+def _spoil(path: Path) -> None:
+    """Unreadable, but as long as before, as a bad disk leaves it."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_replaced_file_is_as_if_it_were_a_copy_of_the_next_of_its_class(workers: int, copied: Path) -> None:
+    data = replace(_load(copied), workers=workers)
+    first, last = (int(np.flatnonzero(data.train.labels == 1)[place]) for place in (0, -1))
+    for spoilt, instead in ((first, first + 1), (last, first + 1)):  # after the last comes the first sound one
+        shutil.copy(data.train.path(instead), data.train.path(spoilt))
+    with_copies = _epoch(data)
+    for number in (first, last):
+        _spoil(Path(data.train.path(number)))
+    repaired = data.replacing_unreadable()
+    assert set(repaired.replaced) == {data.train.name(first), data.train.name(last)}
+    assert all(torch.equal(a, b) for a, b in zip(with_copies, _epoch(repaired), strict=True))
+    assert (repaired.digest, repaired.train_count) == (data.digest, data.train_count)
+    again = reload_data("folder", json.loads(json.dumps(recorded_source(repaired, copied, 24))), workers=workers)
+    assert isinstance(again, StreamedFolder)
+    assert again.replaced == repaired.replaced
+
+
+def test_a_class_without_a_readable_image_cannot_be_replaced(copied: Path) -> None:
+    data = _load(copied)
+    for number in np.flatnonzero(data.train.labels == 2).tolist():
+        _spoil(Path(data.train.path(number)))
+    with pytest.raises(DataError, match=r"no training image of class 'fox' in .* is readable; restore some of them"):
+        data.replacing_unreadable()
+
+
+def test_only_the_parts_to_be_used_are_checked(copied: Path) -> None:
+    *_, in_test = _damage(copied)
+    data = _load(copied, replace(STREAM, skip_corrupt=True, checked=("test",)))
+    assert data.skipped == (in_test,)
+    assert sum(len(labels) for _, labels in data.test_batches(5)) == 11
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_held_in_memory_or_not_images_of_one_centre_share_are_equal(share: float | None, pictures: Path) -> None:
+    chosen = replace(STREAM, centre_share=share)
+    streamed = _load(pictures, chosen)
+    memory = load_data("folder", root=pictures, size=24, folder=replace(chosen, stream=False))
+    assert (streamed.centre_share, memory.centre_share) == (share or 0.875, share or 1.0)
+    pairs = zip(streamed.test_batches(5), memory.test_batches(5), strict=True)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in pairs) == (share is not None)
+
+
 # -- what is refused, and what is chosen -------------------------------------------------------------------------
 
 
@@ -355,6 +403,24 @@ def test_a_test_part_without_class_folders_is_refused(copied: Path) -> None:
     _write(copied / "val" / "00001.jpg", 0)
     with pytest.raises(DataError, match=r"val' holds no class folder; sort its images into one subfolder a class"):
         _load(copied)
+
+
+@pytest.mark.parametrize("content", ["images", "classes of another set", "nothing"])
+def test_a_test_folder_without_labels_gives_way_to_the_labelled_one(content: str, copied: Path) -> None:
+    """As ImageNet comes: the images of `test` have no published labels, those of `val` have."""
+    before = _names(_load(copied))["test"]
+    (copied / "test").mkdir()
+    if content == "images":
+        _write(copied / "test" / "00001.jpg", 0)
+    elif content == "classes of another set":
+        (copied / "test" / "images").mkdir()
+        _write(copied / "test" / "images" / "00001.jpg", 0)
+    assert _names(_load(copied))["test"] == before
+
+
+def test_of_two_labelled_test_folders_the_one_called_test_counts(copied: Path) -> None:
+    shutil.copytree(copied / "val", copied / "test")
+    assert all(name.startswith("test/") for name in _names(_load(copied))["test"])
 
 
 def test_one_class_is_refused(copied: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_truncated_jpeg_is_refused_wherever_it_ends(tmp_path: Path) -> None:
     for end in (0, 10, 300, len(whole) // 2, len(whole) - 2):
         path.write_bytes(whole[:end])
         with pytest.raises(
-            DataError, match=r"cut\.jpg' is not a readable image \(.+\); remove or replace it, or train"
+            DataError, match=r"cut\.jpg' is not a readable image \(.+\); remove or replace it, or add --skip-corrupt"
         ):
             read_image(str(path), 8, ALL)  # at an eighth of its size, as the check beforehand does
 

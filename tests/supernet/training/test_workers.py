@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from supernet.errors import ConfigError, DataError
+from supernet.errors import DataError
 from supernet.training.workers import MOST_WORKERS, default_workers, in_workers, usable_cores
 
 
@@ -92,11 +92,6 @@ def test_tasks_are_read_only_a_little_ahead() -> None:
     assert [int(next(results)) for _ in range(3)] == [0, 2, 4]
     results.close()  # type: ignore[attr-defined]
     assert len(read) < 20
-
-
-def test_a_negative_number_of_workers_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"workers is -1; allowed: 0 .* or more"):
-        next(in_workers(_double, range(3), -1))
 
 
 def test_trainers_on_one_host_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
