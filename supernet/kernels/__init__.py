@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 LEAST_CHANNELS = 16
 """Channels of one register; narrower layers are PyTorch's."""
+DEPTHWISE_SIDES = (5, 7)
+"""Kernel sizes whose gradients are ours; 3 is PyTorch's."""
 
 
 def usable(x: Tensor) -> bool:
