@@ -16,6 +16,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
+	! git grep -nE '^(<<<<<<<|[|]{7}|>>>>>>>)( |$$)' # lines that an unfinished merge leaves
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

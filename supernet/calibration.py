@@ -26,15 +26,15 @@ def calibrate(subnet: nn.Module, image_batches: Iterable[Tensor], *, pooled: boo
     """Set every batch norm's mean and variance to those of the given images, in one forward pass a batch.
 
     While the images pass, each batch is normalised by its own statistics, as in training. On CPUs the batch norms
-    run in our kernels, in place and with the activations behind them, so that a batch costs no more than a plain
-    forward pass.
+    run in our kernels, in place and with the activations behind them (for its time beside a plain forward pass see
+    benchmarks/reference_speed.py).
 
     Args:
         subnet: the network; changed in place and left in the mode (training or evaluation) that it had.
         image_batches: float tensors (n, 3, H, W), normalised as in training, at the subnet's resolution.
         pooled: whether the variance covers all images together, the spread between batches included (so that it
-            does not depend on how images fall into batches). False: the mean of the batches' variances, as MIT's
-            reference has it.
+            does not depend on how images fall into batches), unbiased. False: the mean of the batches' biased
+            variances, as MIT's reference has it.
 
     Raises:
         ConfigError: no batch at all, or a batch norm that sees a single value a channel.
@@ -126,14 +126,11 @@ class _Moments:
             self.mean, self.within, self.between = mean, torch.zeros_like(mean), torch.zeros_like(mean)
         total = self.n + n
         delta = mean - self.mean
-        if self.pooled:
-            self.within = self.within + variance * n
-            self.between = self.between + delta.square() * (self.n * n / total)
-        else:
-            self.within = self.within + variance * (n / (n - 1)) * n
+        self.within = self.within + variance * n
+        self.between = self.between + delta.square() * (self.n * n / total)
         self.mean = self.mean + delta * (n / total)
         self.n = total
 
     def variance(self) -> Tensor:
-        """(channels,) unbiased, as torch's running variance is."""
-        return (self.within + self.between) / (self.n - 1 if self.pooled else self.n)
+        """(channels,): pooled, unbiased as torch's running variance is; else the batches' biased ones, averaged."""
+        return (self.within + self.between) / (self.n - 1) if self.pooled else self.within / self.n

@@ -22,15 +22,13 @@ import numpy as np
 from supernet import registry
 from supernet.arch import SubnetConfig, Value
 from supernet.errors import ConfigError
-from supernet.spaces.base import INACTIVE, ElasticDimension, Genotypes, Kind, SearchSpace, largest_resolution
+from supernet.spaces.base import FIELDS, INACTIVE, ElasticDimension, Genotypes, SearchSpace, largest_resolution
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from supernet.network import Supernet
-
-_FIELDS: dict[Kind, str] = {"depth": "depths", "kernel": "kernels", "expand": "expands", "width": "widths"}
 
 
 class SearchSpaceContract:
@@ -59,9 +57,9 @@ class SearchSpaceContract:
         """One resolution; indices of each kind without gaps; ascending choices; depths that exist; each gene used."""
         dims = self.space.dimensions
         assert [dim.index for dim in dims if dim.kind == "resolution"] == [0]
-        for kind in _FIELDS:
+        for kind in FIELDS:
             indices = [dim.index for dim in dims if dim.kind == kind]
-            assert sorted(indices) == list(range(len(indices))), f"{_FIELDS[kind]}: indices are {indices}"
+            assert sorted(indices) == list(range(len(indices))), f"{FIELDS[kind]}: indices are {indices}"
         for number, dim in enumerate(dims):
             assert list(dim.choices) == sorted(set(dim.choices)), f"{dim.name}: choices are {dim.choices}"
             assert all(choice in dim.choices and value not in dim.choices for value, choice in dim.aliases)
@@ -98,11 +96,11 @@ class SearchSpaceContract:
         """Whatever allowed value stands there, the config is the same; likewise for the two names of one choice."""
         rng = self._rng()
         for config in self._configs():
-            values = {name: list(getattr(config, name)) for name in _FIELDS.values()}
+            values = {name: list(getattr(config, name)) for name in FIELDS.values()}
             for dim in self.space.dimensions:
                 if dim.kind == "resolution":
                     continue
-                here = values[_FIELDS[dim.kind]]
+                here = values[FIELDS[dim.kind]]
                 if dim.kind != "depth" and here[dim.index] == INACTIVE:
                     here[dim.index] = dim.allowed[rng.integers(len(dim.allowed))]
                 for alias, choice in dim.aliases:
@@ -152,7 +150,7 @@ class SearchSpaceContract:
     def test_lists_of_a_wrong_length_are_refused(self) -> None:
         """One entry too few, one too many, or no list."""
         largest = self.space.largest().to_dict()
-        for name in _FIELDS.values():
+        for name in FIELDS.values():
             expected = len(largest[name])
             wrong: list[Any] = [[*largest[name], 1], "7"] + ([largest[name][:-1]] if expected else [])
             for values in wrong:
@@ -266,7 +264,7 @@ class SearchSpaceContract:
         yield self.space.smallest()
         dims = self.space.dimensions
         greatest = np.array([len(dim.choices) - 1 for dim in dims], dtype=np.int8)
-        for kind in ("resolution", *_FIELDS):  # the resolution does not matter: the images are given
+        for kind in ("resolution", *FIELDS):  # the resolution does not matter: the images are given
             genotype = np.where([dim.kind == kind for dim in dims], 0, greatest).astype(np.int8)
             if kind == "resolution" or (genotype != greatest).any():
                 yield self.space.decode(genotype[None])[0]
@@ -336,5 +334,5 @@ def _put(data: dict[str, Any], dim: ElasticDimension, value: Value | None) -> No
     if dim.kind == "resolution":
         data["resolution"] = value
     else:
-        values: Sequence[Any] = data[_FIELDS[dim.kind]]
-        data[_FIELDS[dim.kind]] = [value if i == dim.index else old for i, old in enumerate(values)]
+        values: Sequence[Any] = data[FIELDS[dim.kind]]
+        data[FIELDS[dim.kind]] = [value if i == dim.index else old for i, old in enumerate(values)]

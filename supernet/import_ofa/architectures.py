@@ -13,6 +13,7 @@ from supernet.files import read_json
 from supernet.import_ofa.fields import Fields
 from supernet.spaces import get_space, list_spaces, make_divisible
 from supernet.spaces.base import strided
+from supernet.spaces.inverted_residual import squeeze_width
 from supernet.spaces.recognise import recognise
 
 DEFAULT_RESOLUTION = 224
@@ -171,7 +172,7 @@ class _Lowering:
             mid_channels=mid,
             kernel=kernel,
             stride=stride,
-            se_channels=make_divisible(mid // 4) if layer.flag("use_se", False) else 0,
+            se_channels=squeeze_width(mid) if layer.flag("use_se", False) else 0,
             activation=layer.activation("relu6"),
             shortcut=shortcut,
         )

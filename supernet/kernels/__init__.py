@@ -16,7 +16,9 @@ Results are the same bits whatever the number of threads: work is cut into parts
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -26,6 +28,8 @@ from torch import Tensor, nn
 
 LEAST_CHANNELS = 16
 """Channels of one register; narrower layers are PyTorch's."""
+DEPTHWISE_SIDES = (5, 7)
+"""Kernel sizes whose gradients are ours; 3 is PyTorch's."""
 
 
 def usable(x: Tensor) -> bool:
@@ -44,8 +48,21 @@ def usable(x: Tensor) -> bool:
 
 @cache
 def installed() -> bool:
-    """Whether numba is here."""
-    return find_spec("numba") is not None
+    """Whether numba is here and can be imported, which is tried once; a broken one is warned of."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        import_module("supernet.kernels.simd")
+    except Exception as error:  # what a broken package raises is anything: ImportError, OSError, AttributeError
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        warnings.warn(
+            f"numba is installed but cannot be imported ({reason}); training goes on with PyTorch's slower operators; "
+            "mend it with: pip install --force-reinstall numba",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def flat(x: Tensor) -> npt.NDArray[np.float32]:

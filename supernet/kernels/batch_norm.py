@@ -180,11 +180,20 @@ def _activated(x: Any, factors: Floats, channel: int, channels: int, gated: bool
 
 
 @kernel
-def _through_activation(
-    x: Any, gradient: Any, factors: Floats, channel: int, channels: int, gated: bool, low: Any, high: Any
+def _before_activation(
+    x: Floats,
+    gradient: Floats,
+    factors: Floats,
+    i: int,
+    channel: int,
+    channels: int,
+    gated: bool,
+    least: float,
+    most: float,
 ) -> Any:
-    """The gradient before the activation, which is computed again."""
-    z = multiply_add(x, load(factors, 2 * channels + channel), load(factors, 3 * channels + channel))
+    """The gradient at `i` before the activation, which is computed again."""
+    low, high, gradient = splat(np.float32(least)), splat(np.float32(most)), load(gradient, i)
+    z = multiply_add(load(x, i), load(factors, 2 * channels + channel), load(factors, 3 * channels + channel))
     if gated:
         slope = multiply_add(z, splat(np.float32(1 / 3)), splat(np.float32(0.5)))
         slope = if_above(z, splat(np.float32(-3)), slope, zeros())
@@ -208,7 +217,6 @@ def gradient_sums(
 ) -> None:
     """Sums of the gradient g before the activation and of g * (x - mean), for chunks `first` to `last`."""
     blocks = -(-channels // LANES)
-    low, high = splat(np.float32(least)), splat(np.float32(most))
     for chunk in range(first, last):
         base = chunk * blocks * 2 * LANES
         for i in range(blocks * 2):
@@ -218,9 +226,8 @@ def gradient_sums(
                 channel = min(block * LANES, channels - LANES)
                 s = base + block * 2 * LANES
                 i = row * channels + channel
-                v = load(x, i)
-                g = _through_activation(v, load(gradient, i), factors, channel, channels, gated, low, high)
-                centred = subtract(v, load(factors, channels + channel))
+                g = _before_activation(x, gradient, factors, i, channel, channels, gated, least, most)
+                centred = subtract(load(x, i), load(factors, channels + channel))
                 store(partial, s, add(load(partial, s), g))
                 store(partial, s + LANES, multiply_add(g, centred, load(partial, s + LANES)))
 
@@ -267,14 +274,12 @@ def input_gradient(
 ) -> None:
     """The input's gradient for rows `first` to `last`."""
     blocks = -(-channels // LANES)
-    low, high = splat(np.float32(least)), splat(np.float32(most))
     for row in range(first, last):
         for block in range(blocks):
             channel = min(block * LANES, channels - LANES)
             i = row * channels + channel
-            v = load(x, i)
-            g = _through_activation(v, load(gradient, i), factors, channel, channels, gated, low, high)
-            centred = subtract(v, load(factors, channels + channel))
+            g = _before_activation(x, gradient, factors, i, channel, channels, gated, least, most)
+            centred = subtract(load(x, i), load(factors, channels + channel))
             statistics = multiply_add(
                 centred, load(factors, 4 * channels + channel), load(factors, 5 * channels + channel)
             )

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from supernet.kernels import DEPTHWISE_SIDES
 from supernet.kernels.simd import LANES, Floats, add, aligned, kernel, load, multiply_add, store, zeros
-
-SIDES = (5, 7)
-"""Kernel sizes; at 3 PyTorch's own gradients are as fast, as memory is what they wait for."""
 
 
 @kernel
@@ -116,7 +114,7 @@ def _make_weight_gradient(side: int) -> Callable[..., None]:
     return weight_gradient
 
 
-WEIGHT_GRADIENTS = {side: _make_weight_gradient(side) for side in SIDES}
+WEIGHT_GRADIENTS = {side: _make_weight_gradient(side) for side in DEPTHWISE_SIDES}
 
 
 @kernel

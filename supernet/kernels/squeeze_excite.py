@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from supernet.kernels.simd import LANES, Floats, kernel, load, multiply_add, splat, store, zeros
+from supernet.kernels.simd import LANES, Floats, kernel, load, multiply_add, store, zeros
 
 
 @kernel
 def products(a: Floats, b: Floats, result: Floats, pixels: int, channels: int, first: int, last: int) -> None:
-    """Each image's sum over pixels of a * b, for images `first` to `last`."""
+    """Each image's sum over pixels of a * b, for images `first` to `last`.
+
+    `b` is laid out as `a`, or one vector of sixteen numbers for all of it (1 / pixels gives the mean).
+    """
+    step = channels if len(b) == len(a) else 0
     for image in range(first, last):
         for block in range(-(-channels // LANES)):
             channel = min(block * LANES, channels - LANES)
             i = image * pixels * channels + channel
+            j = i if step else 0
             total = zeros()
             for _ in range(pixels):
-                total = multiply_add(load(a, i), load(b, i), total)
+                total = multiply_add(load(a, i), load(b, j), total)
                 i += channels
-            store(result, image * channels + channel, total)
-
-
-@kernel
-def means(x: Floats, result: Floats, pixels: int, channels: int, first: int, last: int) -> None:
-    """Each image's mean over pixels, for images `first` to `last`."""
-    share = splat(np.float32(1 / pixels))
-    for image in range(first, last):
-        for block in range(-(-channels // LANES)):
-            channel = min(block * LANES, channels - LANES)
-            i = image * pixels * channels + channel
-            total = zeros()
-            for _ in range(pixels):
-                total = multiply_add(load(x, i), share, total)
-                i += channels
+                j += step
             store(result, image * channels + channel, total)
 
 

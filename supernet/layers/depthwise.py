@@ -15,9 +15,6 @@ from torch.nn import functional as F
 
 from supernet import kernels
 
-SIDES = (5, 7)
-"""Kernel sizes at which ours win; at 3 both wait for memory."""
-
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Depthwise convolution padded by half its kernel; equals torch's in value and gradients (to rounding).
@@ -31,7 +28,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         (N, C, ceil(H / stride), ceil(W / stride)).
     """
     kernel = weight.shape[-1]
-    if torch.is_grad_enabled() and kernel in SIDES and kernels.usable(x):
+    if torch.is_grad_enabled() and kernel in kernels.DEPTHWISE_SIDES and kernels.usable(x):
         result: Tensor = _DepthwiseConv2d.apply(x, weight, stride)
         return result
     return F.conv2d(x, weight, None, stride, kernel // 2, 1, x.shape[1])

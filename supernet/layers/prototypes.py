@@ -6,7 +6,6 @@ once, without memory for its weights, and its modules' attributes are copied fro
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -47,14 +46,14 @@ class _Prototype:
     Attributes:
         kind: the module's class.
         shared: attributes with plain values.
-        dictionaries: attributes that are empty dictionaries, such as those of hooks, and their types.
+        containers: attributes that are dictionaries (such as those of hooks), sets or lists: each copy has its own.
         parameters, buffers: (attribute, key in the state dict, shape).
         children: (attribute, its prototype, or None).
     """
 
     kind: type[nn.Module]
     shared: dict[str, Any]
-    dictionaries: list[tuple[str, type[dict[str, Any]]]]
+    containers: dict[str, Any]
     parameters: list[tuple[str, str, torch.Size | None]]
     buffers: list[tuple[str, str, torch.Size | None]]
     children: list[tuple[str, _Prototype | None]]
@@ -64,13 +63,11 @@ class _Prototype:
         """Take a module apart; its keys in the state dict begin with `prefix`."""
         own = {"_parameters", "_buffers", "_modules"}
         rest = {name: value for name, value in vars(module).items() if name not in own}
-        empty = [
-            (name, type(value)) for name, value in rest.items() if type(value) in (dict, OrderedDict) and not value
-        ]
+        containers = {name: value for name, value in rest.items() if isinstance(value, (dict, set, list))}
         return cls(
             type(module),
-            {name: value for name, value in rest.items() if name not in dict(empty)},
-            empty,
+            {name: value for name, value in rest.items() if name not in containers},
+            containers,
             [(name, prefix + name, None if p is None else p.shape) for name, p in module._parameters.items()],
             [(name, prefix + name, None if b is None else b.shape) for name, b in module._buffers.items()],
             [
@@ -83,8 +80,8 @@ class _Prototype:
         """A new module with copies of its tensors, which are taken out of `weights`."""
         module = self.kind.__new__(self.kind)
         attributes = self.shared.copy()
-        for name, dictionary in self.dictionaries:
-            attributes[name] = dictionary()
+        for name, container in self.containers.items():
+            attributes[name] = container.copy()
         attributes["_parameters"] = {
             name: None if shape is None else nn.Parameter(_copy(weights.pop(key), shape))
             for name, key, shape in self.parameters

@@ -44,13 +44,15 @@ class _SqueezeExcite(torch.autograd.Function):
         ctx: Any, x: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor
     ) -> Tensor:
         from supernet.kernels import squeeze_excite as kernel
+        from supernet.kernels.simd import LANES
         from supernet.kernels.threads import split
 
         images, channels = x.shape[:2]
         pixels = x.shape[2] * x.shape[3]
         flat = kernels.flat(x)
         mean = torch.empty(images, channels)
-        split(kernel.means, images, x.numel(), flat, mean.view(-1).numpy(), pixels, channels)
+        share = torch.full((LANES,), 1 / pixels).numpy()
+        split(kernel.products, images, x.numel(), flat, share, mean.view(-1).numpy(), pixels, channels)
         hidden = F.linear(mean, reduce_weight, reduce_bias).relu_()
         logits = F.linear(hidden, expand_weight, expand_bias)
         gate = F.hardsigmoid(logits)

@@ -23,7 +23,8 @@ from supernet.errors import ConfigError
 Genotypes = npt.NDArray[np.int8]
 Kind = Literal["resolution", "depth", "kernel", "expand", "width"]
 KINDS: tuple[Kind, ...] = ("resolution", "depth", "kernel", "expand", "width")
-_FIELDS: dict[Kind, str] = {"depth": "depths", "kernel": "kernels", "expand": "expands", "width": "widths"}
+FIELDS: dict[Kind, str] = {"depth": "depths", "kernel": "kernels", "expand": "expands", "width": "widths"}
+"""Where a `SubnetConfig` holds the values of each kind that comes as a list."""
 INACTIVE = 0
 IMAGENET_RESOLUTIONS = tuple(range(128, 225, 4))
 """Sides of the square images that the published ImageNet supernets were trained on, pixels."""
@@ -79,7 +80,7 @@ class ElasticDimension:
     @property
     def name(self) -> str:
         """As a person writes it: ``kernels[3]``, ``resolution``."""
-        return self.kind if self.kind == "resolution" else f"{_FIELDS[self.kind]}[{self.index}]"
+        return self.kind if self.kind == "resolution" else f"{FIELDS[self.kind]}[{self.index}]"
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class SearchSpace:
         """
         faults: list[str] = []
         given: dict[str, list[Any]] = {"resolution": [config.resolution]}
-        for kind, name in _FIELDS.items():
+        for kind, name in FIELDS.items():
             values = getattr(config, name)
             expected = sum(dim.kind == kind for dim in self.dimensions)
             if not isinstance(values, list | tuple):
@@ -203,7 +204,7 @@ class SearchSpace:
                     given[dim.kind][dim.index] = choice
         if faults:
             raise ConfigError(f"not a subnet of {self.name}: {'; '.join(faults)}")
-        values_of = {name: tuple(given[kind]) for kind, name in _FIELDS.items()}
+        values_of = {name: tuple(given[kind]) for kind, name in FIELDS.items()}
         return {"resolution": given["resolution"][0], **values_of}
 
     def sample(self, rng: np.random.Generator) -> SubnetConfig:
@@ -352,7 +353,7 @@ class SearchSpace:
     def _value(config: SubnetConfig, dim: ElasticDimension) -> Value:
         if dim.kind == "resolution":
             return config.resolution
-        value: Value = getattr(config, _FIELDS[dim.kind])[dim.index]
+        value: Value = getattr(config, FIELDS[dim.kind])[dim.index]
         return value
 
 

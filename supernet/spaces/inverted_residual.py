@@ -113,7 +113,11 @@ def _size_before_stage(plan: Plan, resolution: int, stage: int) -> int:
     return size
 
 
-def _se_channels(mid: int) -> int:
+def squeeze_width(mid: int) -> int:
+    """Channels between the two layers of squeeze-excite, for `mid` channels around them.
+
+    Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, section 5.3.
+    """
     return make_divisible(mid // 4)
 
 
@@ -168,7 +172,7 @@ def _block(
         mid_channels=mid,
         kernel=kernel,
         stride=stride,
-        se_channels=_se_channels(mid) if here.squeeze_excite else 0,
+        se_channels=squeeze_width(mid) if here.squeeze_excite else 0,
         activation=here.activation,
         shortcut=stride == 1 and in_channels == here.width,
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reference import MISSING, reference
 from torch import nn
 
 from supernet import kernels
@@ -21,13 +22,17 @@ def test_pooled_statistics_are_those_of_all_images_together() -> None:
     assert torch.allclose(norm.running_var, pixels.var(1), rtol=1e-6)
 
 
-def test_unpooled_variance_is_the_mean_over_batches_as_in_the_reference() -> None:
-    norm = nn.BatchNorm2d(3).eval()
-    images = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    images[4:] += 3
-    calibrate(norm, [images[:4], images[4:]], pooled=False)
-    expected = torch.stack([half.transpose(0, 1).flatten(1).var(1) for half in images.split(4)]).mean(0)
-    assert torch.allclose(norm.running_var, expected, rtol=1e-5)
+def test_unpooled_statistics_are_those_of_the_reference(net: Supernet, tiny: SearchSpace) -> None:
+    pytest.importorskip("ofa", reason=MISSING)
+    set_running_statistics = reference("imagenet_classification.elastic_nn.utils").set_running_statistics
+    images = torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[6:] += 3  # batches that differ
+    batches = [images[:6], images[6:8], images[8:]]
+    found, expected = net.extract(tiny.smallest()).double(), net.extract(tiny.smallest()).double()
+    calibrate(found, [batch.double() for batch in batches], pooled=False)
+    set_running_statistics(expected, [(batch.double(), None) for batch in batches])
+    for (name, one), other in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12), name
 
 
 def test_a_second_calibration_changes_nothing(net: Supernet, tiny: SearchSpace) -> None:

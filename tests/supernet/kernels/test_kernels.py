@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import ast
 import multiprocessing
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +128,53 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     child.start()
     assert queue.get(timeout=30) == [0, 1, 2, 3]
     child.join(timeout=30)
+
+
+BROKEN = """
+import sys, warnings
+from pathlib import Path
+Path(sys.argv[1], "numba.py").write_text(sys.argv[2])
+sys.path.insert(0, sys.argv[1])
+import torch
+from supernet import Supernet, get_space, kernels
+assert "numba" not in sys.modules
+net = Supernet(get_space("mobilenet_v3_tiny"))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+        net.train()(images).sum().backward()
+assert all(parameter.grad is not None for name, parameter in net.named_parameters() if "depthwise.conv" in name)
+print([str(one.message) for one in caught])
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raise ImportError('Numba needs NumPy 2.2\\nor less')", "ImportError: Numba needs NumPy 2.2 or less"),
+        ("raise OSError('libllvmlite.so: cannot open')", "OSError: libllvmlite.so: cannot open"),
+        ("", "ImportError: cannot import name 'njit' from 'numba'"),
+    ],
+)
+def test_training_goes_on_with_one_warning_where_numba_is_broken(fault: str, reason: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BROKEN, str(tmp_path), fault]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    (message,) = ast.literal_eval(done.stdout)
+    assert message.startswith(f"numba is installed but cannot be imported ({reason}")
+    assert message.endswith(
+        "; training goes on with PyTorch's slower operators; mend it with: pip install --force-reinstall numba"
+    )
+    assert "\n" not in message
+
+
+def test_absent_numba_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    kernels.installed.cache_clear()
+    try:
+        assert not kernels.usable(torch.randn(2, 16, 4, 4))
+    finally:
+        kernels.installed.cache_clear()
 
 
 def test_kernels_take_nothing_that_they_cannot() -> None:

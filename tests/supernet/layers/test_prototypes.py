@@ -35,6 +35,19 @@ def test_copies_share_neither_weights_nor_hooks() -> None:
     other(torch.randn(2, 16, 8, 8))
 
 
+def test_copies_share_no_container() -> None:
+    state = build_layer(SPEC).state_dict()
+    one, other = layer_with_weights(SPEC, state), layer_with_weights(SPEC, state)
+    for module, twin in zip(one.modules(), other.modules(), strict=True):
+        for name, value in vars(module).items():
+            if isinstance(value, (dict, set, list)):
+                assert value is not vars(twin)[name], name
+    one.register_buffer("count", torch.zeros(1), persistent=False)
+    assert list(other.state_dict()) == list(state)
+    other.register_buffer("count", torch.zeros(1))
+    assert "count" in other.state_dict()
+
+
 def test_weights_that_do_not_fit_are_a_programmers_error() -> None:
     state = build_layer(SPEC).state_dict()
     with pytest.raises(KeyError):
