@@ -1,10 +1,10 @@
 """Compiled CPU kernels for training, where PyTorch's own are slow; numba compiles them on first use and keeps the code.
 
-Measured by benchmarks/reference_speed.py on one AVX-512 core against PyTorch 2.14 (channels last, float32, a machine with
-other work): weight gradients of depthwise 5x5 and 7x7 convolutions 3 to 13 times as fast, their input gradients 0.5 to
-1.3 times, squeeze-excite's backward pass 3 to 3.6 times, batch norm with hard swish 1.1 to 2.1 times; a training step
-1.7 times (largest subnet of `mobilenet_v3_w1.0`), 1.2 times (its random ones), 1.8 and 1.5 times (`mobilenet_v3_tiny`).
-Each kernel's gradients are within 1e-6 of float64's (relative norm).
+Measured by benchmarks/reference_speed.py on one AVX-512 core against PyTorch 2.14 (channels last, float32, a machine
+with other work): weight gradients of depthwise 5x5 and 7x7 convolutions 3 to 13 times as fast, their input gradients
+0.5 to 1.3 times, squeeze-excite's backward pass 3 to 3.6 times, batch norm with hard swish 1.1 to 2.1 times; a training
+step 1.7 times (largest subnet of `mobilenet_v3_w1.0`), 1.2 times (its random ones), 1.8 and 1.5 times
+(`mobilenet_v3_tiny`). Each kernel's gradients are within 1e-6 of float64's (relative norm).
 
 Why numba, and as a plain dependency: a wheel of it runs where no compiler is. The first step of a fresh installation
 took 7.2 seconds, as it compiles, that of later processes, which load the code, 0.7, and without kernels 0.4 (same run).
