@@ -66,7 +66,7 @@ def prepare(images: Tensor, resolution: int, normalisation: Normalisation) -> Te
         normalisation: mean and standard deviation to remove.
 
     Returns:
-        float32 (n, 3, resolution, resolution), channels last in memory (twice as fast in training on CPUs).
+        float32 (n, 3, resolution, resolution), channels last in memory, as the CPU kernels of training take them.
     """
     x = images.float() / 255 if images.dtype == torch.uint8 else images
     if x.shape[-1] != resolution:

@@ -1,8 +1,8 @@
 """Depthwise convolution whose gradients are fast on CPUs.
 
-PyTorch's own (oneDNN's) weight gradient of 5x5 and 7x7 depthwise kernels takes 7 to 25 times as long as the forward
-pass and was the largest part of a training step; its input gradient at stride 2 is slow too. Both are kernels of ours
-where numba is installed (see `supernet.kernels`), and PyTorch's where not.
+PyTorch's own (oneDNN's) weight gradient of 5x5 and 7x7 depthwise kernels takes 4 to 27 times as long as the forward
+pass, that of 3x3 at most 1.4 times (benchmarks/reference_speed.py). So both gradients of 5x5 and 7x7 are kernels of
+ours where numba is installed (see `supernet.kernels`), and PyTorch's where not.
 """
 
 from __future__ import annotations
