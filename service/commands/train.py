@@ -47,7 +47,9 @@ def train(
     learning_rates: Annotated[str, typer.Option(help="Those that differ, a stage: largest=0.1,kernel=0.05.")] = "",
     batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: the preset's]")] = None,
     accumulate: Annotated[int, typer.Option(help="Parts of a batch, one after the other, to need less memory.")] = 1,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or fp16 (CUDA only).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16 (CUDA only), or fp64 (to tell rounding from a fault).")
+    ] = "fp32",
     ema_decay: Annotated[float, typer.Option(help="Decay a step of the weights' moving average; 0: none.")] = 0.0,
     clip_norm: Annotated[float, typer.Option(help="Greatest norm of a gradient; 0: no limit.")] = 0.0,
     kd_ratio: Annotated[float, typer.Option(help="Weight of a frozen teacher's soft labels.")] = 1.0,

@@ -98,6 +98,6 @@ class Stage:
         plain["choices"] = {kind: tuple(values) for kind, values in plain["choices"].items()}
         plain["cosine"] = tuple(plain["cosine"])
         for name in ("sort_channels", "trained_widths"):
-            if plain[name] is not None:
+            if plain.get(name) is not None:
                 plain[name] = tuple(plain[name])
         return cls(**plain)
