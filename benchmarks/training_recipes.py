@@ -5,13 +5,13 @@ Command: python benchmarks/training_recipes.py run --setting fashion-mnist --see
          python benchmarks/training_recipes.py report
 Result:  benchmarks/results/training_recipes/*.json, one file a training; report.json and one picture a setting.
 
-Every arm sees the same images for the same number of epochs, with the same batch of 64, augmentation, regularisation and
-learning rates of the preset "small-images". Those were chosen on handwritten digits with batches of 32, not here (for
-"alphanet" and "delayed" not at all). "none" is the largest network alone, cut down to each subnet. "alone-*" are the
-same subnets, each trained from its own random start as a space of one. Accuracy is on the test part, which decides
-nothing. Cost is the multiply-adds of all forward passes, counted exactly, because seconds on a shared machine say
-little. Finished trainings are not repeated, killed ones go on. FOLDER holds CIFAR-10 as images: train/CLASS/*.jpg and
-test/CLASS/*.jpg.
+Every arm sees the same images for the same number of epochs, with the same batch of 64, augmentation, regularisation
+and learning rates of the preset "small-images". Those were chosen on handwritten digits with batches of 32, not here
+(for "alphanet" and "delayed" not at all). "none" is the largest network alone, cut down to each subnet. "alone-*" are
+the same subnets, each trained from its own random start as a space of one. Accuracy is on the test part, which
+decides nothing. Cost is the multiply-adds of all forward passes, counted exactly, because seconds on a shared machine
+say little. Finished trainings are not repeated, killed ones go on. FOLDER holds CIFAR-10 as images: train/CLASS/*.jpg
+and test/CLASS/*.jpg.
 """
 
 from __future__ import annotations
