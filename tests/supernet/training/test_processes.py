@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from saved_position import saved_position
 
 from supernet.errors import ConfigError
 from supernet.files import read_json
@@ -91,16 +90,6 @@ def _start(path: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _position(run: Path) -> dict[str, int] | None:
-    """Where the last checkpoint stands, which another process may be replacing."""
-    try:
-        with safe_open(run / "checkpoint.safetensors", "pt") as file:
-            found: dict[str, int] = json.loads(file.metadata()["position"])
-            return found
-    except FileNotFoundError:
-        return None
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_doubled_batch(
     tmp_path: Path, few_images: ImageData, settings: TrainingSettings
@@ -141,16 +130,16 @@ def test_kill_9_of_two_processes_leaves_no_trace(
         process = _start(tmp_path / "killed", tmp_path)
         assert process.stdout is not None
         workers = [int(process.stdout.readline()) for _ in range(2)]  # torchrun gives each its own session
-        while (position := _position(tmp_path / "killed")) is None or position["total_steps"] < (1, 11, 16)[kill]:
+        while (position := saved_position(tmp_path / "killed")) is None or position.total_steps < (1, 11, 16)[kill]:
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(moments.uniform(0.0, 0.2))
         for pid in (*workers, process.pid):
             os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=200)
-        position = _position(tmp_path / "killed")
+        position = saved_position(tmp_path / "killed")
         assert position is not None
-        stages_hit.add(position["stage"])
+        stages_hit.add(position.stage)
     process = _start(tmp_path / "killed", tmp_path)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors.decode()

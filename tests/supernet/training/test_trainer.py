@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from saved_position import saved_position
 
 from supernet.errors import CheckpointError, ConfigError, DataError, RunBusyError, StorageError
 from supernet.files import read_json, sha256_file
@@ -204,15 +204,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert found.weights_sha256 == RunFolder(tiny_run).weights_sha256
 
 
-def _steps_saved(run: Path) -> int:
-    """Steps done at the last checkpoint, which another process may be replacing; -1: none yet."""
-    try:
-        with safe_open(run / "checkpoint.safetensors", "pt") as file:
-            return int(json.loads(file.metadata()["position"])["total_steps"])
-    except FileNotFoundError:
-        return -1
-
-
 def _metrics(run: Path) -> list[dict[str, Any]]:
     """The run's metrics without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -237,7 +228,7 @@ def test_kill_9_at_any_moment_leaves_no_trace(
     for kill in range(6):
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
         # each of the six stages has four steps; the kill falls anywhere in the stage after so many steps
-        while _steps_saved(tmp_path) < 4 * kill:
+        while (saved := saved_position(tmp_path)) is None or saved.total_steps < 4 * kill:
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(moments.uniform(0.0, 0.3))
