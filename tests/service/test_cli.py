@@ -112,7 +112,14 @@ def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> No
 @pytest.mark.slow
 def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service.cli", "train", "--run", str(tmp_path / "run")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+
+    def heed_interrupts() -> (
+        None
+    ):  # a test command in the background of a shell ignores them, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, text=True, preexec_fn=heed_interrupts, **pipes) as process:  # type: ignore[call-overload]
         while not (tmp_path / "run" / "metrics.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.05)
