@@ -9,18 +9,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from latency_tables.budget import Budget, Limit
-from latency_tables.costs import MACS, PARAMS, SIZE_BYTES, CostModel, macs, params, size_bytes
+from latency_tables.comparison import RowRatio, TableComparison, compare
+from latency_tables.costs import (
+    COUNTS,
+    MACS,
+    PARAMS,
+    PEAK_MEMORY_BYTES,
+    SIZE_BYTES,
+    CostModel,
+    macs,
+    params,
+    size_bytes,
+)
+from latency_tables.coverage import Coverage, ResolutionCoverage
 from latency_tables.memory import peak_memory_bytes
 from latency_tables.outliers import Outlier, outliers
 from latency_tables.space_costs import SpaceCosts
-from latency_tables.table import Coverage, LatencyTable, Provenance, Row, parse_table
+from latency_tables.table import LatencyTable, Provenance, Row, parse_table
 
 if TYPE_CHECKING:
+    from latency_tables.bundle import write_bundle
+    from latency_tables.onnx_profiler import measure_onnx_ms
     from latency_tables.profiler import measure_module_ms, profile_space, this_machine
 
 __all__ = [
+    "COUNTS",
     "MACS",
     "PARAMS",
+    "PEAK_MEMORY_BYTES",
     "SIZE_BYTES",
     "Budget",
     "CostModel",
@@ -29,10 +45,15 @@ __all__ = [
     "Limit",
     "Outlier",
     "Provenance",
+    "ResolutionCoverage",
     "Row",
+    "RowRatio",
     "SpaceCosts",
+    "TableComparison",
+    "compare",
     "macs",
     "measure_module_ms",
+    "measure_onnx_ms",
     "outliers",
     "params",
     "parse_table",
@@ -40,12 +61,19 @@ __all__ = [
     "profile_space",
     "size_bytes",
     "this_machine",
+    "write_bundle",
 ]
 
-_PROFILER = ("measure_module_ms", "profile_space", "this_machine")
+_LAZY = {
+    "measure_module_ms": "latency_tables.profiler",
+    "measure_onnx_ms": "latency_tables.onnx_profiler",
+    "profile_space": "latency_tables.profiler",
+    "this_machine": "latency_tables.profiler",
+    "write_bundle": "latency_tables.bundle",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PROFILER:
-        return getattr(import_module("latency_tables.profiler"), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from latency_tables.memory import peak_memory_bytes
 from supernet.arch import LayerSpec
 
 _FLOAT_BYTES = 4
@@ -17,8 +18,15 @@ _COUNTER_BYTES = 8
 
 
 @dataclass(frozen=True)
-class _Convolution:
-    """One matrix-like operation inside a layer; a linear layer is a 1x1 convolution on a 1x1 map."""
+class Convolution:
+    """One matrix-like operation inside a layer; a linear layer is a 1x1 convolution on a 1x1 map.
+
+    Attributes:
+        out_size: side of its output, pixels.
+        in_channels, out_channels, kernel, groups: as of a convolution.
+        bias: whether it adds one.
+        batch_norm: whether a batch norm follows.
+    """
 
     out_size: int
     in_channels: int
@@ -30,50 +38,51 @@ class _Convolution:
 
     @property
     def weights(self) -> int:
+        """Numbers in its weight."""
         return self.out_channels * (self.in_channels // self.groups) * self.kernel**2
 
 
-def _convolutions(spec: LayerSpec) -> Iterator[_Convolution]:
+def convolutions(spec: LayerSpec) -> Iterator[Convolution]:
     """The operations with weights that `spec` is made of; MACs, parameters and bytes all come from this one list."""
     if spec.op == "conv":
-        yield _Convolution(
+        yield Convolution(
             spec.out_size, spec.in_channels, spec.out_channels, spec.kernel, spec.groups, batch_norm=spec.batch_norm
         )
     elif spec.op == "mbconv":
         mid = spec.mid_channels
         if mid != spec.in_channels:
-            yield _Convolution(spec.in_size, spec.in_channels, mid, batch_norm=True)
-        yield _Convolution(spec.out_size, mid, mid, spec.kernel, groups=mid, batch_norm=True)
+            yield Convolution(spec.in_size, spec.in_channels, mid, batch_norm=True)
+        yield Convolution(spec.out_size, mid, mid, spec.kernel, groups=mid, batch_norm=True)
         if spec.se_channels:
-            yield _Convolution(1, mid, spec.se_channels, bias=True)
-            yield _Convolution(1, spec.se_channels, mid, bias=True)
-        yield _Convolution(spec.out_size, mid, spec.out_channels, batch_norm=True)
+            yield Convolution(1, mid, spec.se_channels, bias=True)
+            yield Convolution(1, spec.se_channels, mid, bias=True)
+        yield Convolution(spec.out_size, mid, spec.out_channels, batch_norm=True)
     elif spec.op == "bottleneck":
         mid = spec.mid_channels
-        yield _Convolution(spec.in_size, spec.in_channels, mid, batch_norm=True)
-        yield _Convolution(spec.out_size, mid, mid, spec.kernel, batch_norm=True)
-        yield _Convolution(spec.out_size, mid, spec.out_channels, batch_norm=True)
+        yield Convolution(spec.in_size, spec.in_channels, mid, batch_norm=True)
+        yield Convolution(spec.out_size, mid, mid, spec.kernel, batch_norm=True)
+        yield Convolution(spec.out_size, mid, spec.out_channels, batch_norm=True)
         if not spec.shortcut:
-            yield _Convolution(spec.out_size, spec.in_channels, spec.out_channels, batch_norm=True)
+            yield Convolution(spec.out_size, spec.in_channels, spec.out_channels, batch_norm=True)
     elif spec.op == "linear":
-        yield _Convolution(1, spec.in_channels * spec.in_size**2, spec.out_channels, bias=True)
+        yield Convolution(1, spec.in_channels * spec.in_size**2, spec.out_channels, bias=True)
     else:
         assert spec.op in ("pool", "max_pool"), f"no cost rule for operator {spec.op!r}"
 
 
 def _layer_macs(spec: LayerSpec) -> int:
-    return sum(part.weights * part.out_size**2 for part in _convolutions(spec))
+    return sum(part.weights * part.out_size**2 for part in convolutions(spec))
 
 
 def _layer_params(spec: LayerSpec) -> int:
     return sum(
-        part.weights + part.out_channels * (part.bias + 2 * part.batch_norm) for part in _convolutions(spec)
+        part.weights + part.out_channels * (part.bias + 2 * part.batch_norm) for part in convolutions(spec)
     )  # batch norm: weight and bias
 
 
 def _layer_bytes(spec: LayerSpec) -> int:
     buffers = sum(
-        2 * _FLOAT_BYTES * part.out_channels + _COUNTER_BYTES for part in _convolutions(spec) if part.batch_norm
+        2 * _FLOAT_BYTES * part.out_channels + _COUNTER_BYTES for part in convolutions(spec) if part.batch_norm
     )  # running mean and variance, and the int64 number of batches tracked
     return _FLOAT_BYTES * _layer_params(spec) + buffers
 
@@ -94,7 +103,7 @@ def size_bytes(layers: Iterable[LayerSpec]) -> int:
 
 
 class CostModel(ABC):
-    """A cost that a subnet's layers add up to. Latency on a device is one; MACs are another."""
+    """A cost that follows from the costs of a subnet's layers: latency on a device, MACs, peak memory."""
 
     @property
     @abstractmethod
@@ -105,6 +114,11 @@ class CostModel(ABC):
     def space(self) -> str | None:
         """Name of the only search space for which the costs hold; None: any."""
         return None
+
+    @property
+    def is_peak(self) -> bool:
+        """Whether the subnet costs what its worst layer costs, and not the sum over its layers."""
+        return False
 
     @abstractmethod
     def of_each(self, layers: Sequence[LayerSpec]) -> list[float]:
@@ -119,8 +133,9 @@ class CostModel(ABC):
         return self.of_each([spec])[0]
 
     def of_layers(self, layers: Sequence[LayerSpec]) -> float:
-        """The cost of the whole subnet, the sum over its layers; raises as `of_each`."""
-        return sum(self.of_each(layers))
+        """The cost of the whole subnet, 0 for no layers; raises as `of_each`."""
+        costs = self.of_each(layers)
+        return max(costs, default=0) if self.is_peak else sum(costs)
 
 
 @dataclass(frozen=True)
@@ -129,11 +144,17 @@ class LayerCount(CostModel):
 
     metric: str
     count: Callable[[LayerSpec], int]
+    peak: bool = False
 
     @property
     def name(self) -> str:
         """The metric's name."""
         return self.metric
+
+    @property
+    def is_peak(self) -> bool:
+        """Whether the worst layer alone counts."""
+        return self.peak
 
     def of_each(self, layers: Sequence[LayerSpec]) -> list[float]:
         """One integer a layer."""
@@ -143,3 +164,6 @@ class LayerCount(CostModel):
 MACS = LayerCount("macs", _layer_macs)
 PARAMS = LayerCount("params", _layer_params)
 SIZE_BYTES = LayerCount("size_bytes", _layer_bytes)
+PEAK_MEMORY_BYTES = LayerCount("peak_memory_bytes", lambda spec: peak_memory_bytes([spec]), peak=True)
+COUNTS = (MACS, PARAMS, SIZE_BYTES, PEAK_MEMORY_BYTES)
+"""The costs that need no device: exact integers."""

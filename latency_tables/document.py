@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -35,37 +36,41 @@ Milliseconds = Annotated[float, Field(gt=0, le=1e9)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Facts = Annotated[dict[Text, Text | int], Field(max_length=50)]
+Spread = Annotated[float, Field(ge=0, le=1e9)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What is read from a file: exact types, finite numbers, no field that is not known."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class RowDocument(_Strict):
+class RowDocument(Strict):
     """One measured layer; `layer` is the key of its `LayerSpec`."""
 
     layer: Text
     median_ms: Milliseconds
-    spread_ms: Annotated[float, Field(ge=0, le=1e9)]
+    spread_ms: Spread
     count: Count
 
 
-class ProvenanceDocument(_Strict):
-    """How the rows were measured."""
+class ProvenanceDocument(Strict):
+    """How the rows were measured; what is not known is null, never left out."""
 
     hardware: Facts
-    runtime: Text
+    runtime: Text | None
     runtime_versions: Facts
-    precision: Text
-    memory_format: Text
-    threads: Count
-    batch: Count
-    date: Annotated[str, AfterValidator(_date)]
-    repeats: Count
-    warmup: Annotated[int, Field(ge=0, le=10**9)]
+    precision: Text | None
+    memory_format: Text | None
+    threads: Count | None
+    batch: Count | None
+    date: Annotated[str, AfterValidator(_date)] | None
+    repeats: Count | None
+    warmup: Annotated[int, Field(ge=0, le=10**9)] | None
+    statistic: Literal["median", "mean"] = "median"
 
 
-class TableDocument(_Strict):
+class TableDocument(Strict):
     """A whole table file."""
 
     format: Literal["onceforall-latency-table"]
@@ -94,10 +99,26 @@ def check(data: Any) -> TableDocument:
         document = TableDocument.model_validate(data)
     except ValidationError as error:
         faults += [_sentence(fault, rows) for fault in error.errors(include_url=False)]
+    refuse(faults)
+    return document
+
+
+def refuse(faults: Sequence[str], what: str = "latency table") -> None:
+    """Do nothing where there are no faults.
+
+    Raises:
+        TableError: there are; it tells the first five and counts the rest.
+    """
     if faults:
         more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
-        raise TableError(f"latency table: {'; '.join(faults[:_FAULTS_SHOWN])}{more}; mend them and load it again")
-    return document
+        raise TableError(f"{what}: {'; '.join(faults[:_FAULTS_SHOWN])}{more}; mend them and load it again")
+
+
+def required_lines() -> list[str]:
+    """Names of all facts that a table must state beside its rows, with a dot where they are the provenance's."""
+    table = [name for name in TableDocument.model_fields if name not in ("provenance", "rows")]
+    parts = ProvenanceDocument.model_fields.items()
+    return [*table, *(f"provenance.{name}" for name, field in parts if field.is_required())]
 
 
 def _duplicates(rows: list[Any]) -> list[str]:
@@ -108,7 +129,7 @@ def _duplicates(rows: list[Any]) -> list[str]:
         if not isinstance(layer, str):
             continue
         if layer in first:
-            faults.append(f"row {number} {_shown(layer)} repeats row {first[layer]}")
+            faults.append(f"row {number} {shown(layer)} repeats row {first[layer]}")
         first.setdefault(layer, number)
     return faults
 
@@ -116,26 +137,31 @@ def _duplicates(rows: list[Any]) -> list[str]:
 def _sentence(fault: Any, rows: Any) -> str:
     """A pydantic fault in our words: place, row, value, what is allowed."""
     place = list(fault["loc"])
-    if fault["type"] == "missing":
-        problem = "is missing"
-    elif fault["type"] == "extra_forbidden":
-        problem = "is not a known field"
-    else:
-        problem = f"is {_shown(fault['input'])}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    problem = problem_of(fault)
     if len(place) >= 2 and place[0] == "rows" and isinstance(place[1], int):
         row = rows[place[1]]
         layer = row.get("layer") if isinstance(row, dict) else None
-        named = f" {_shown(layer)}" if isinstance(layer, str) else ""
+        named = f" {shown(layer)}" if isinstance(layer, str) else ""
         field = f", {_dotted(place[2:])}" if place[2:] else ""
         return f"row {place[1]}{named}{field} {problem}"
     return f"{_dotted(place)} {problem}"
+
+
+def problem_of(fault: Any) -> str:
+    """What pydantic found wrong, without the place: ``is 'us': input should be 'ms'``."""
+    if fault["type"] == "missing":
+        return "is missing"
+    if fault["type"] == "extra_forbidden":
+        return "is not a known field"
+    return f"is {shown(fault['input'])}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
 def _dotted(place: list[Any]) -> str:
     return ".".join(str(part)[:80] for part in place)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """The value as messages show it: short, on one line."""
     if isinstance(value, dict | list):
         return f"{type(value).__name__} of {len(value)}"  # never the repr of a whole upload
     text = repr(value[:80] if isinstance(value, str) else value)

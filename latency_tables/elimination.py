@@ -1,4 +1,4 @@
-"""Min-sum variable elimination: the exact minimum of a sum of small tensors that share some variables.
+"""Variable elimination: the exact minimum of a sum, or a maximum, of small tensors that share some variables.
 
 Source: Dechter, "Bucket elimination: A unifying framework for reasoning", Artificial Intelligence 113, 1999, section 5;
 the order is the greedy one that makes the smallest intermediate tensor.
@@ -16,12 +16,13 @@ Factor = tuple[tuple[int, ...], npt.NDArray[np.float64]]
 """(numbers of the variables in ascending order, tensor with one axis a variable)."""
 
 
-def minimise(factors: Sequence[Factor], choices: Sequence[int]) -> list[int]:
-    """An assignment of all variables that makes the sum of the factors least.
+def minimise(factors: Sequence[Factor], choices: Sequence[int], combine: np.ufunc = np.add) -> list[int]:
+    """An assignment of all variables that makes the combined value of the factors least.
 
     Args:
-        factors: the terms of the sum.
+        factors: what is combined, each 0 or more; infinite where an assignment is not allowed.
         choices: number of values of each variable.
+        combine: np.add for the sum of the factors, np.maximum for the greatest of them.
 
     Returns:
         One index a variable; 0 for a variable that no factor mentions.
@@ -37,7 +38,7 @@ def minimise(factors: Sequence[Factor], choices: Sequence[int]) -> list[int]:
         total = np.zeros([choices[other] for other in scope])
         for genes, tensor in remaining:
             if variable in genes:
-                total = total + tensor.reshape([choices[other] if other in genes else 1 for other in scope])
+                total = combine(total, tensor.reshape([choices[other] if other in genes else 1 for other in scope]))
         remaining = [factor for factor in remaining if variable not in factor[0]]
         axis = scope.index(variable)
         others = scope[:axis] + scope[axis + 1 :]

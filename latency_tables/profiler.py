@@ -1,18 +1,17 @@
-"""Measures latency tables on this machine: every layer of a space, as torch runs it eagerly.
+"""Measures latency tables on this machine: every layer of a space, as torch runs it eagerly or in ONNX Runtime.
 
-A layer is timed inside of whole subnets, between the layers that come before and after it. Measured on 20 random
-subnets of mobilenet_v3_tiny (x86 server, one thread, batch 1), the sum of the rows against the whole subnet's latency:
-each layer repeated on its own is 11 to 15 % too low (its code and weights stay in the nearest caches), layers in random
-order are 11 to 12 % too high (theirs never are), layers inside of subnets are 3 to 6 % off (medians of four profiles;
-Spearman .980 to .997). Two more profiles, made while other work filled both cores, were 9 and 63 % off: profile an idle
-machine.
+ONNX Runtime is the work of `latency_tables.onnx_profiler`. In torch, a layer is timed inside of whole subnets, between
+the layers that come before and after it. Measured on 20 random subnets of mobilenet_v3_tiny (x86 server, one thread,
+batch 1), the sum of the rows against the whole subnet's latency: each layer repeated on its own is 11 to 15 % too low
+(its code and weights stay in the nearest caches), layers in random order are 11 to 12 % too high (theirs never are),
+layers inside of subnets are 3 to 6 % off (medians of four profiles; Spearman .980 to .997). Two more profiles, made
+while other work filled both cores, were 9 and 63 % off: profile an idle machine.
 """
 
 from __future__ import annotations
 
 import copy
 import datetime
-import itertools
 import os
 import platform
 import time
@@ -23,19 +22,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from latency_tables.budget import device_fault
+from latency_tables import measure
+from latency_tables.arguments import check_arguments
+from latency_tables.covering import covering_genotypes, layers_within
+from latency_tables.onnx_profiler import profile_onnx
 from latency_tables.table import LatencyTable, Provenance, Row
 from supernet.arch import LayerSpec
-from supernet.errors import ConfigError
+from supernet.errors import ConfigError, one_of
 from supernet.layers import build_layer
-from supernet.spaces import Genotypes, SearchSpace
+from supernet.spaces import SearchSpace
 
 MEMORY_FORMAT = "channels_last"
 """Measured on 20 random subnets, median ratio: 12 % faster than contiguous at batch 1, and at batch 8."""
+
+TORCH, ONNX = "torch-eager", measure.RUNTIME
+RUNTIMES = (TORCH, ONNX)
+"""What can run the layers, as a table's provenance names it."""
 
 _PASSES = 3
 """Passes through a subnet at each visit, of which the first only warms the caches and is not timed."""
@@ -50,6 +55,8 @@ def profile_space(
     repeats: int = 30,
     warmup: int = 3,
     seed: int = 0,
+    runtime: str = TORCH,
+    resolutions: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyTable:
     """Measure every layer of the space on this machine, in float32.
@@ -60,23 +67,40 @@ def profile_space(
     Args:
         space: whose layers are measured, with its number of classes.
         device: what to call this machine in budgets.
-        threads: torch's threads during the measurement; restored afterwards.
+        threads: the runtime's threads during the measurement; torch's are restored afterwards.
         batch: images a forward pass.
         repeats: timed rounds; in each, every layer is timed at least twice.
         warmup: rounds before them.
         seed: of the weights, the images and the order.
+        runtime: ``torch-eager`` or ``onnxruntime``.
+        resolutions: of the input images, pixels, whose layers to measure; none: all of the space.
         progress: called with (rounds done, rounds in all) after every round.
 
     Returns:
-        A table that covers the whole space.
+        A table that covers the whole space, or the chosen resolutions.
 
     Raises:
         ConfigError: an argument is out of range; all faults in one message.
+        MissingPackageError: the runtime is not installed.
     """
-    _check_arguments(device=device, threads=threads, batch=batch, repeats=repeats, warmup=warmup)
+    if runtime not in RUNTIMES:
+        raise ConfigError(one_of("runtime", runtime, list(RUNTIMES)))
+    check_arguments(device=device, threads=threads, batch=batch, repeats=repeats, warmup=warmup)
+    if runtime == ONNX:
+        return profile_onnx(
+            space,
+            device=device,
+            threads=threads,
+            batch=batch,
+            repeats=repeats,
+            warmup=warmup,
+            seed=seed,
+            resolutions=resolutions,
+            progress=progress,
+        )
     rng = np.random.default_rng(seed)
-    chains = [space.layers(config) for config in space.decode(covering_genotypes(space, rng))]
-    modules = _build(space.all_layers(), seed)
+    chains = [space.layers(config) for config in space.decode(covering_genotypes(space, rng, resolutions))]
+    modules = _build(layers_within(space, resolutions), seed)
     samples: dict[LayerSpec, list[int]] = {spec: [] for spec in modules}
     images = {
         chain[0]: torch.from_numpy(rng.random(_input_shape(chain[0], batch), dtype=np.float32)).contiguous(
@@ -98,7 +122,7 @@ def profile_space(
                 progress(done, warmup + repeats)
     provenance = Provenance(
         hardware={name: value for name, value in this_machine().items() if name != "torch"},
-        runtime="torch-eager",
+        runtime=TORCH,
         runtime_versions={"torch": version("torch"), "python": platform.python_version()},
         precision="fp32",
         memory_format=MEMORY_FORMAT,
@@ -137,7 +161,7 @@ def measure_module_ms(
     Raises:
         ConfigError: an argument is out of range.
     """
-    _check_arguments(threads=threads, repeats=repeats, warmup=warmup, rounds=rounds)
+    check_arguments(threads=threads, repeats=repeats, warmup=warmup, rounds=rounds)
     runner = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)
     images = torch.rand(tuple(input_shape), generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
@@ -157,40 +181,6 @@ def this_machine() -> dict[str, str | int]:
     """What a table says about the machine: CPU model, architecture, usable cores, torch's version."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"cpu": _cpu_model(), "machine": platform.machine() or "unknown", "cores": cores, "torch": version("torch")}
-
-
-def covering_genotypes(space: SearchSpace, rng: np.random.Generator) -> Genotypes:
-    """Few subnets that together have every layer of the space, as int8 (subnets, genes).
-
-    Greedy: each subnet takes, site by site, a layer that is still wanted and agrees with the genes chosen so far; genes
-    that no layer asks for are random. For a MobileNetV3 space that is resolutions x kernels x expand ratios, the least
-    possible.
-    """
-    wanted = []
-    for site in space.sites:
-        axes = [range(len(space.dimensions[gene].choices) - 1, -1, -1) for gene in site.genes]  # deepest first
-        lowered = [
-            (place, site.lower(*(space.dimensions[g].choices[i] for g, i in zip(site.genes, place, strict=True))))
-            for place in itertools.product(*axes)
-        ]
-        wanted.append([(place, spec) for place, spec in lowered if spec is not None])
-    found: set[LayerSpec] = set()
-    genotypes: list[npt.NDArray[np.int8]] = []
-    while any(wanted):
-        chosen: dict[int, int] = {}
-        for site, options in zip(space.sites, wanted, strict=True):
-            for place, _ in options:
-                if all(chosen.get(gene, index) == index for gene, index in zip(site.genes, place, strict=True)):
-                    chosen.update(zip(site.genes, place, strict=True))
-                    break
-        genotype = space.sample_genotypes(rng, 1)
-        for gene, index in chosen.items():
-            genotype[0, gene] = index
-        genotype = space.canonical_genotypes(genotype)
-        genotypes.append(genotype[0])
-        found.update(space.layers(space.decode(genotype)[0]))
-        wanted = [[(place, spec) for place, spec in options if spec not in found] for options in wanted]
-    return np.stack(genotypes)
 
 
 def _timed_pass(layers: Sequence[nn.Module], images: torch.Tensor) -> list[int]:
@@ -244,16 +234,6 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _check_arguments(*, device: str | None = None, warmup: int = 0, **positive: int) -> None:
-    fault = None if device is None else device_fault(device)
-    faults = [fault] if fault else []
-    faults += [f"{name} is {value}; allowed: 1 or more" for name, value in positive.items() if value < 1]
-    if warmup < 0:
-        faults.append(f"warmup is {warmup}; allowed: 0 or more")
-    if faults:
-        raise ConfigError(f"cannot profile: {'; '.join(faults)}")
 
 
 def _cpu_model() -> str:

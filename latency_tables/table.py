@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
+from statistics import NormalDist
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
+from latency_tables.budget import device_fault, latency_name
 from latency_tables.costs import CostModel
-from latency_tables.document import FORMAT, VERSION, TableDocument, check
-from latency_tables.formats import FORMATS
+from latency_tables.coverage import Coverage, coverage_of
+from latency_tables.document import FORMAT, VERSION, TableDocument, check, refuse
+from latency_tables.formats import FORMATS, ofa_yaml
+from latency_tables.formats.capped import read_capped
 from supernet.arch import LayerSpec, SubnetConfig
 from supernet.errors import TableError, one_of
 from supernet.files import write_bytes
@@ -25,7 +29,7 @@ class Row:
     """The measured time of one layer.
 
     Attributes:
-        median_ms: median over the repeats, ms a batch.
+        median_ms: median over the repeats, ms a batch; their mean where `Provenance.statistic` says so.
         spread_ms: half of the distance between the quartiles, ms; half of all repeats lie that near to the middle.
         count: number of repeats.
     """
@@ -37,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How the rows were measured; without it a latency means nothing.
+    """How the rows were measured; without it a latency means little. What nobody wrote down is None (or empty).
 
     Attributes:
         hardware: facts about the device, such as its CPU and number of cores.
@@ -50,38 +54,20 @@ class Provenance:
         date: day of the measurement, YYYY-MM-DD.
         repeats: timed rounds.
         warmup: rounds before them that were not timed.
+        statistic: what of the repeats a row's figure is: ``median`` or ``mean``.
     """
 
     hardware: Mapping[str, str | int]
-    runtime: str
+    runtime: str | None
     runtime_versions: Mapping[str, str | int]
-    precision: str
-    memory_format: str
-    threads: int
-    batch: int
-    date: str
-    repeats: int
-    warmup: int
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of a space a table knows.
-
-    Attributes:
-        present: number of the space's layers that have a row.
-        missing: keys of those that have none.
-        unknown: keys of rows that no subnet of the space needs (a typing error, or another number of classes).
-    """
-
-    present: int
-    missing: list[str]
-    unknown: list[str]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every subnet of the space can be estimated."""
-        return not self.missing
+    precision: str | None
+    memory_format: str | None
+    threads: int | None
+    batch: int | None
+    date: str | None
+    repeats: int | None
+    warmup: int | None
+    statistic: Literal["median", "mean"] = "median"
 
 
 @dataclass(frozen=True)
@@ -117,7 +103,7 @@ class LatencyTable:
 
         Args:
             data: the whole content.
-            format: ``json`` or ``yaml``.
+            format: ``json``, ``yaml`` or ``csv``.
 
         Raises:
             TableError: unknown format, too large, malformed; every fault is named, the first five in words.
@@ -130,19 +116,29 @@ class LatencyTable:
         return cls._from_document(check(FORMATS[format].decode(data)))
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> LatencyTable:
-        """Read a table from a file; the format follows from the name's ending.
+    def load(cls, path: str | PathLike[str], *, device: str | None = None) -> LatencyTable:
+        """Read a table from a file, or from a folder of the `ofa` package (see `formats.ofa_yaml`).
+
+        Args:
+            path: a file, whose format follows from its name; or the folder.
+            device: what to call the device; None: as the file says, or as the `ofa` package's folder is named.
 
         Raises:
-            TableError: absent, unreadable, or as `parse`; the path is named.
+            TableError: absent, unreadable, as `parse`, or no name for a device; the path is named.
         """
         path = Path(path)
-        format = format_of(path)
         try:
-            size = path.stat().st_size
-            if size > FORMATS[format].max_bytes:
-                raise TableError(f"latency table: {size} bytes; allowed: at most {FORMATS[format].max_bytes}")
-            return cls.parse(path.read_bytes(), format)
+            if ofa_yaml.is_for(path):
+                return cls._from_document(check(ofa_yaml.read(path, device)))
+            format = format_of(path)
+            data = read_capped(path, FORMATS[format].max_bytes)
+            ofa_yaml.refuse_renamed(data)
+            table = cls.parse(data, format)
+            if device is None:
+                return table
+            fault = device_fault(device)
+            refuse([fault] if fault else [])
+            return replace(table, device=device)
         except OSError as error:
             raise TableError(
                 f"cannot read latency table {str(path)!r}: {error.strerror}; check the path, or measure one with: "
@@ -152,7 +148,7 @@ class LatencyTable:
             raise TableError(f"{str(path)!r}: {error}") from None
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the table atomically; the format follows from the name's ending (.json, .yaml, .yml).
+        """Write the table atomically; the format follows from the name's ending (.json, .yaml, .yml, .csv).
 
         Raises:
             TableError: another ending, or the table's own values are not allowed in a file.
@@ -165,13 +161,17 @@ class LatencyTable:
         """The content of the table's file; `parse` gives an equal table back.
 
         Raises:
-            TableError: unknown format, or the table's own values are not allowed in a file.
+            TableError: unknown format, the table's own values are not allowed in a file, or it is too large for one.
         """
         if format not in FORMATS:
             raise TableError(one_of("table format", format, list(FORMATS)))
         document = self._to_document()
         check(document)
-        return FORMATS[format].encode(document)
+        data = FORMATS[format].encode(document)
+        limit = FORMATS[format].max_bytes
+        if len(data) > limit:
+            raise TableError(f"latency table: {len(data)} bytes of {format}; allowed: at most {limit}; write JSON")
+        return data
 
     @property
     def digest(self) -> str:
@@ -183,27 +183,53 @@ class LatencyTable:
         """The subnet's latency, ms: the sum of its layers' medians.
 
         Raises:
-            TableError: the table is for another space, or lacks layers of the subnet.
+            TableError: the table is for another space, or lacks layers of the subnet; resolutions of which it lacks
+                none are named.
             ConfigError: the config belongs to another space.
         """
         self._check_space(space)
-        return self.cost_model().of_layers(space.layers(config))
+        layers = space.layers(config)
+        if any(spec.key not in self.rows for spec in layers):
+            covered = ", ".join(map(str, self.covered_resolutions(space)))
+            choice = f"choose one of the covered resolutions {covered} (not {config.resolution}), or "
+            raise self._lacking([spec.key for spec in layers], choice if covered else "")
+        return self.cost_model().of_layers(layers)
 
     def coverage(self, space: SearchSpace) -> Coverage:
-        """Which of the space's layers have a row.
+        """Which of the space's layers have a row, in all and by resolution.
 
         Raises:
             TableError: the table is for another space.
         """
         self._check_space(space)
-        needed = [spec.key for spec in space.all_layers()]
-        missing = [key for key in needed if key not in self.rows]
-        unknown = sorted(set(self.rows) - set(needed))
-        return Coverage(len(needed) - len(missing), missing, unknown)
+        return coverage_of(space, self.rows)
 
-    def cost_model(self) -> CostModel:
-        """The table as a cost model, ``latency_ms@<device>``."""
-        return _TableCost(self)
+    def covered_resolutions(self, space: SearchSpace) -> tuple[int, ...]:
+        """Resolutions, ascending, of which every subnet can be estimated; one is enough to search among its subnets.
+
+        Raises:
+            TableError: the table is for another space.
+        """
+        return self.coverage(space).covered
+
+    def cost_model(self, quantile: float | None = None) -> CostModel:
+        """The table as a cost model, ``latency_ms@<device>``.
+
+        Args:
+            quantile: above which share of the runs to estimate, 0.5 to below 1; None: the rows' medians. Each layer
+                counts with that quantile of a normal distribution of its median and spread. The sum is the subnet's
+                quantile if slow moments hit all of its layers together, as another program or a lower clock does,
+                and above it otherwise; so a limit on it is kept more surely than asked.
+
+        Raises:
+            TableError: a quantile is asked for, but no row has a spread.
+        """
+        if quantile is not None and not any(row.spread_ms for row in self.rows.values()):
+            raise TableError(
+                f"the latency table of {self.device!r} has no spread, so it knows no p{100 * quantile:g}; "
+                f"leave the percentile out, or measure the table with: {_profile_command(self.device)}"
+            )
+        return _TableCost(self, quantile)
 
     def _check_space(self, space: SearchSpace) -> None:
         if space.name != self.space:
@@ -211,6 +237,14 @@ class LatencyTable:
                 f"the latency table of {self.device!r} is for space {self.space!r}, not for {space.name!r}; "
                 f"measure one with: {_profile_command(self.device)}"
             )
+
+    def _lacking(self, keys: Sequence[str], choice: str = "") -> TableError:
+        """The error that says which of a subnet's layers have no row."""
+        missing = sorted({key for key in keys if key not in self.rows})
+        return TableError(
+            f"no latency for {missing[0]} on {self.device!r}; {len(missing)} of {len(set(keys))} rows missing; "
+            f"{choice}measure them with: {_profile_command(self.device)}"
+        )
 
     @classmethod
     def _from_document(cls, document: TableDocument) -> LatencyTable:
@@ -224,6 +258,7 @@ class LatencyTable:
 
     def _to_document(self) -> dict[str, Any]:
         provenance = self.provenance
+        usual = ("statistic",) if provenance.statistic == "median" else ()  # so that older tables keep their digests
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -232,7 +267,7 @@ class LatencyTable:
             "space": self.space,
             "num_classes": self.num_classes,
             "provenance": {
-                **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__},
+                **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__ if name not in usual},
                 "hardware": dict(provenance.hardware),
                 "runtime_versions": dict(provenance.runtime_versions),
             },
@@ -243,10 +278,11 @@ class LatencyTable:
 @dataclass(frozen=True)
 class _TableCost(CostModel):
     table: LatencyTable
+    quantile: float | None
 
     @property
     def name(self) -> str:
-        return f"latency_ms@{self.table.device}"
+        return latency_name(self.table.device, self.quantile)
 
     @property
     def space(self) -> str:
@@ -255,14 +291,11 @@ class _TableCost(CostModel):
     def of_each(self, layers: Sequence[LayerSpec]) -> list[float]:
         keys = [spec.key for spec in layers]
         rows = self.table.rows
-        missing = sorted({key for key in keys if key not in rows})
-        if missing:
-            raise TableError(
-                f"no latency for {missing[0]} on {self.table.device!r}; "
-                f"{len(missing)} of {len(set(keys))} rows missing; "
-                f"measure them with: {_profile_command(self.table.device)}"
-            )
-        return [rows[key].median_ms for key in keys]
+        if any(key not in rows for key in keys):
+            raise self.table._lacking(keys)
+        normal = NormalDist()
+        above = 0.0 if self.quantile is None else normal.inv_cdf(self.quantile) / normal.inv_cdf(0.75)
+        return [rows[key].median_ms + above * rows[key].spread_ms for key in keys]
 
 
 def parse_table(data: bytes, format: str) -> LatencyTable:
@@ -278,8 +311,10 @@ def format_of(path: Path) -> str:
     """The name of the table format that a file's ending stands for.
 
     Raises:
-        TableError: it stands for none.
+        TableError: it stands for none, or the name is one of the `ofa` package, whose files are only read.
     """
+    if ofa_yaml.is_for(path) and not path.is_dir():
+        raise TableError(f"the name of {str(path)!r} is that of a table of the ofa package; choose another name")
     for name, format in FORMATS.items():
         if path.suffix.lower() in format.suffixes:
             return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from latency_tables.costs import MACS, PARAMS, SIZE_BYTES, macs, params, size_bytes
+from latency_tables.costs import COUNTS, macs, params, size_bytes
 from latency_tables.memory import peak_memory_bytes
 from latency_tables.space_costs import SpaceCosts
 from supernet.testing import SearchSpaceContract
@@ -48,8 +48,7 @@ class CostedSpaceContract(SearchSpaceContract):
         costs = self._costs()
         genotypes = self.space.sample_genotypes(self._rng(), 20)
         expected = [
-            [model.of_layers(self.space.layers(config)) for model in (MACS, PARAMS, SIZE_BYTES)]
-            for config in self.space.decode(genotypes)
+            [model.of_layers(self.space.layers(config)) for model in COUNTS] for config in self.space.decode(genotypes)
         ]
         assert (costs.of(genotypes) == np.array(expected)).all()
 
@@ -66,4 +65,18 @@ class CostedSpaceContract(SearchSpaceContract):
             assert costs.of_config(self.space.largest())[metric] >= found[:, column].max()
 
     def _costs(self) -> SpaceCosts:
-        return SpaceCosts(self.space, {"macs": MACS, "params": PARAMS, "size_bytes": SIZE_BYTES})
+        return SpaceCosts(self.space, {model.name: model for model in COUNTS})
+
+    def test_costs_within_some_resolutions_are_those_of_the_whole_space(self) -> None:
+        """Equal where allowed, infinite elsewhere; the exact minimum is allowed."""
+        (resolutions,) = (dim.choices for dim in self.space.dimensions if dim.kind == "resolution")
+        whole = self._costs()
+        some = SpaceCosts(self.space, {model.name: model for model in COUNTS}, within={"resolution": resolutions[1:2]})
+        genotypes = self.space.sample_genotypes(self._rng(), 200)
+        allowed = np.array([config.resolution == resolutions[1] for config in self.space.decode(genotypes)])
+        np.testing.assert_array_equal(some.of(genotypes)[allowed], whole.of(genotypes)[allowed])
+        assert np.isinf(some.of(genotypes)[~allowed]).all()
+        for metric in some.metrics:
+            least, genotype = some.minimum(metric)
+            assert self.space.decode(genotype[None])[0].resolution == resolutions[1]
+            assert whole.minimum(metric)[0] <= least <= some.of_largest(metric)

@@ -17,7 +17,7 @@ def decode(data: bytes) -> Any:
         TableError: not JSON, nested too deeply, or a key stands twice.
     """
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:
         raise TableError("latency table: JSON nested too deeply; a table needs 3 levels") from None
     except ValueError as error:  # JSON, UTF-8, and integers of too many digits alike
@@ -29,12 +29,13 @@ def encode(document: Any) -> bytes:
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"key {twice[:80]!r} stands twice in one object")
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's fields; ValueError where a key stands twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"key {name[:80]!r} stands twice in one object")
+        found[name] = value
     return found
 
 

@@ -86,7 +86,7 @@ def test_several_limits_are_kept_sorted() -> None:
         ("macs", "'macs': not a limit"),
         ("macs<3M", "sign '<'; use <=, limits are inclusive"),
         ("macs>=3M", "sign '>='; only <= is allowed"),
-        ("flops<=3M", "unknown metric 'flops'; allowed: latency_ms, macs, params, size_bytes"),
+        ("flops<=3M", "unknown metric 'flops'; allowed: latency_ms, macs, params, peak_memory_bytes, size_bytes"),
         ("latency_ms<=3", "latency_ms needs a device; write latency_ms@<device>"),
         ("macs@note10<=3M", "macs is the same on every device; leave @note10 out"),
         ("latency_ms@Note 10<=3", "not a limit"),
@@ -144,11 +144,14 @@ def test_all_faults_are_told_together() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"metric": "macs", "max": 1}, "a budget is a list of limits {metric, device, max}, got dict"),
+        (
+            {"metric": "macs", "max": 1},
+            "a budget is a list of limits {metric, device, max, relative, quantile}, got dict",
+        ),
         ([], "the budget is empty"),
-        ([3], "limit 0: expected an object {metric, device, max}, got int"),
+        ([3], "limit 0: expected an object {metric, device, max, relative, quantile}, got int"),
         ([{"metric": "macs"}], "limit 0: field 'max' is missing"),
-        ([{"metric": "macs", "max": 1, "min": 0}], "limit 0: unknown field 'min'; allowed: metric, device, max"),
+        ([{"metric": "macs", "max": 1, "min": 0}], "limit 0: unknown field 'min'; allowed: metric, device, max,"),
         ([{"metric": "macs", "max": "1"}], "limit 0: max is '1'; allowed: a finite number above 0"),
         ([{"metric": "macs", "max": True}], "limit 0: max is True"),
         ([{"metric": "macs", "max": math.nan}], "limit 0: max is nan"),
@@ -186,3 +189,69 @@ def test_a_budget_met_exactly_is_not_violated(budget: Budget) -> None:
 def test_what_was_not_measured_never_passes(costs: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"no cost is known for latency_ms@a; known: .*; load a latency table"):
         Budget.parse("macs<=4M, latency_ms@a<=2").violations(costs)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "data"),
+    [
+        ("macs<=60%", "macs<=60%", {"metric": "macs", "device": None, "max": 0.6, "relative": True}),
+        ("macs<=33.3 %", "macs<=33.3%", {"metric": "macs", "device": None, "max": 0.333, "relative": True}),
+        ("peak_memory_bytes<=1MB", "peak_memory_bytes<=1000000", None),
+        (
+            "latency_ms@a<=20ms p95",
+            "latency_ms@a<=20 p95",
+            {"metric": "latency_ms", "device": "a", "max": 20, "quantile": 0.95},
+        ),
+        (
+            "latency_ms@a <= 50 % P99.9",
+            "latency_ms@a<=50% p99.9",
+            {"metric": "latency_ms", "device": "a", "max": 0.5, "relative": True, "quantile": 0.999},
+        ),
+    ],
+)
+def test_shares_and_percentiles_survive_text_and_json(
+    text: str, canonical: str, data: dict[str, object] | None
+) -> None:
+    budget = Budget.parse(text)
+    assert str(budget) == canonical
+    assert Budget.parse(canonical) == budget == Budget.from_dict(budget.to_dict())
+    if data is not None:
+        assert budget.to_dict() == [data]
+
+
+def test_a_percentile_is_another_cost_than_the_typical_latency() -> None:
+    budget = Budget.parse("latency_ms@a<=20, latency_ms@a<=30 p95")
+    assert budget.names == ("latency_ms@a", "latency_ms@a:p95")
+    assert budget.violations({"latency_ms@a": 21, "latency_ms@a:p95": 29}) == {"latency_ms@a": pytest.approx(0.05)}
+
+
+def test_shares_are_of_the_largest_subnets_cost() -> None:
+    budget = Budget.parse("macs<=60%, params<=7").absolute({"macs": 200.0}.__getitem__)
+    assert budget == Budget.parse("macs<=120, params<=7")
+
+
+def test_a_relative_budget_judges_no_costs() -> None:
+    with pytest.raises(ConfigError, match="macs<=60%: shares of the largest subnet's cost"):
+        Budget.parse("macs<=60%").violations({"macs": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("macs<=3M p95", "macs is the same in every run; leave the percentile out"),
+        ("latency_ms@a<=3 p40", "percentile p40; allowed: p50 to p99.9"),
+        ("latency_ms@a<=3 q95", "value '3 q95'"),
+        ("macs<=0%", "max is 0.0; allowed: a finite number above 0"),
+        ("macs<=%", "value '%'"),
+    ],
+)
+def test_a_wrong_share_or_percentile_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Budget.parse(text)
+
+
+def test_wrong_types_of_the_new_fields_are_refused() -> None:
+    with pytest.raises(ConfigError, match="relative is 1; allowed: true, false"):
+        Budget.from_dict([{"metric": "macs", "max": 1, "relative": 1}])
+    with pytest.raises(ConfigError, match=r"percentile '95'; allowed: p50 to p99\.9"):
+        Budget.from_dict([{"metric": "latency_ms", "device": "a", "max": 1, "quantile": "95"}])

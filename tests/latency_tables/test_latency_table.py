@@ -94,7 +94,24 @@ def test_the_cost_model_is_named_after_the_device(space: SearchSpace, table: Lat
     assert model.of_layer(layers[0]) == table.rows[layers[0].key].median_ms
 
 
-@pytest.mark.parametrize("name", ["table.json", "table.yaml", "table.YML"])
+def test_a_quantile_adds_each_layers_own(space: SearchSpace, table: LatencyTable) -> None:
+    layers = space.layers(space.largest())
+    rows = [table.rows[spec.key] for spec in layers]
+    sigmas = [row.spread_ms / 0.674490 for row in rows]  # from the half distance of a normal's quartiles
+    expected = sum(row.median_ms for row in rows) + 1.644854 * sum(sigmas)
+    model = table.cost_model(0.95)
+    assert model.name == f"latency_ms@{table.device}:p95"
+    assert model.of_layers(layers) == pytest.approx(expected, rel=1e-6)
+    assert table.cost_model(0.5).of_layers(layers) == pytest.approx(table.cost_model().of_layers(layers))
+
+
+def test_a_quantile_of_a_table_without_spreads_is_refused(table: LatencyTable) -> None:
+    bare = replace(table, rows={key: Row(row.median_ms, 0.0, row.count) for key, row in table.rows.items()})
+    with pytest.raises(TableError, match="has no spread, so it knows no p95; leave the percentile out"):
+        bare.cost_model(0.95)
+
+
+@pytest.mark.parametrize("name", ["table.json", "table.yaml", "table.YML", "table.csv"])
 def test_a_saved_table_loads_equal(table: LatencyTable, tmp_path: Path, name: str) -> None:
     table.save(tmp_path / "deep" / name)
     loaded = LatencyTable.load(str(tmp_path / "deep" / name))
@@ -141,7 +158,7 @@ def test_a_malformed_file_is_named_with_its_fault(tmp_path: Path) -> None:
 
 def test_an_unknown_ending_lists_the_known_ones(table: LatencyTable, tmp_path: Path) -> None:
     for action in (LatencyTable.load, table.save):
-        with pytest.raises(TableError, match=r"names no table format; allowed: .json, .yaml, .yml"):
+        with pytest.raises(TableError, match=r"names no table format; allowed: .json, .yaml, .yml, .csv"):
             action(tmp_path / "table.txt")
 
 

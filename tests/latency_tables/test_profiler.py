@@ -7,7 +7,7 @@ from torch import nn
 
 import latency_tables
 from latency_tables import LatencyTable, measure_module_ms, profile_space, this_machine
-from latency_tables.profiler import covering_genotypes
+from latency_tables.covering import layers_within, resolutions_of
 from supernet import Subnet, get_space
 from supernet.errors import ConfigError
 
@@ -94,13 +94,12 @@ def test_a_measured_module_is_not_changed() -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_a_covering_set_has_every_layer_and_is_small() -> None:
+def test_some_resolutions_alone_are_measured() -> None:
     space = get_space("mobilenet_v3_tiny")
-    genotypes = covering_genotypes(space, np.random.default_rng(0))
-    covered = {spec for config in space.decode(genotypes) for spec in space.layers(config)}
-    assert covered == set(space.all_layers())
-    assert len(genotypes) == 5 * 3 * 3  # resolutions x kernels x expand ratios: no fewer can do
-    np.testing.assert_array_equal(genotypes, space.canonical_genotypes(genotypes))
+    resolutions = resolutions_of(space)[:2]
+    table = profile_space(space, device="a", repeats=1, warmup=0, resolutions=resolutions)
+    assert set(table.rows) == {spec.key for spec in layers_within(space, resolutions)}
+    assert table.estimate_ms(space, space.smallest()) > 0
 
 
 def test_wrong_arguments_are_told_together() -> None:
@@ -109,6 +108,10 @@ def test_wrong_arguments_are_told_together() -> None:
         profile_space(space, device="This CPU", threads=0, batch=-1, repeats=0, warmup=-1)
     for part in ("device name 'This CPU'", "threads is 0", "batch is -1", "repeats is 0", "warmup is -1"):
         assert part in str(caught.value)
+    with pytest.raises(ConfigError, match="unknown runtime 'tflite'; allowed: torch-eager, onnxruntime"):
+        profile_space(space, device="a", runtime="tflite")
+    with pytest.raises(ConfigError, match="has no resolution 17; allowed: "):
+        profile_space(space, device="a", resolutions=(17,))
     with pytest.raises(ConfigError, match="cannot profile: repeats is 0; allowed: 1 or more"):
         measure_module_ms(nn.Identity(), (1, 3, 8, 8), repeats=0)
 

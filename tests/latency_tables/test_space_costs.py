@@ -6,7 +6,18 @@ import time
 import numpy as np
 import pytest
 
-from latency_tables import MACS, PARAMS, SIZE_BYTES, LatencyTable, SpaceCosts, macs, params, size_bytes
+from latency_tables import (
+    MACS,
+    PARAMS,
+    PEAK_MEMORY_BYTES,
+    SIZE_BYTES,
+    LatencyTable,
+    SpaceCosts,
+    macs,
+    params,
+    peak_memory_bytes,
+    size_bytes,
+)
 from supernet import LayerSpec
 from supernet.errors import ConfigError, TableError
 from supernet.spaces import ElasticDimension, LayerSite, SearchSpace
@@ -140,6 +151,62 @@ def test_smallest_subnet_is_the_minimum_of_a_monotone_space(space: SearchSpace) 
         value, genotype = costs.minimum(metric)
         assert value == costs.of_config(space.smallest())[metric]
         assert (genotype == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_peak_of_a_population_is_that_of_the_worst_layer_and_its_minimum_exact(seed: int) -> None:
+    space = shared_width_space(seed)
+    costs = SpaceCosts(space, {"peak_memory_bytes": PEAK_MEMORY_BYTES, "macs": MACS})
+    genotypes = all_genotypes(space)
+    peaks = [peak_memory_bytes(layers_of(space, genotype)) for genotype in genotypes]
+    assert costs.of(genotypes)[:, 0].tolist() == peaks
+    assert costs.minimum("peak_memory_bytes")[0] == min(peaks)
+    assert costs.of_largest("peak_memory_bytes") == peaks[-1]
+
+
+@pytest.mark.parametrize("within", [{"resolution": (12,)}, {"depth": (1,)}, {"kernel": (3,)}, {"width": (8,)}], ids=str)
+def test_what_is_not_within_costs_infinitely_much_and_is_no_minimum(within: dict) -> None:
+    space = shared_width_space(1)
+    genotypes = all_genotypes(space)
+    models = {"macs": MACS, "peak_memory_bytes": PEAK_MEMORY_BYTES}
+    some, whole = SpaceCosts(space, models, within=within), SpaceCosts(space, models)
+    ((kind, values),) = within.items()
+    active = space.active_genes(genotypes)
+    inside = np.ones(len(genotypes), dtype=bool)
+    for gene, dim in enumerate(space.dimensions):
+        if dim.kind == kind:
+            allowed = np.isin(np.array(dim.choices)[genotypes[:, gene]], values)
+            inside &= allowed | ~active[:, gene]
+    assert 0 < inside.sum() < len(inside)
+    found = some.of(genotypes)
+    np.testing.assert_array_equal(found[inside], whole.of(genotypes)[inside])
+    assert np.isinf(found[~inside]).all()
+    for column, metric in enumerate(some.metrics):
+        assert some.minimum(metric)[0] == found[inside, column].min()
+
+
+def test_a_part_without_values_is_refused(space: SearchSpace) -> None:
+    with pytest.raises(ConfigError, match=r"resolution: none of \(17,\) is allowed; allowed: "):
+        SpaceCosts(space, COUNTS, within={"resolution": (17,)})
+
+
+def test_chosen_metrics_come_in_the_order_asked_for(space: SearchSpace) -> None:
+    costs = SpaceCosts(space, COUNTS)
+    genotypes = space.sample_genotypes(np.random.default_rng(0), 5)
+    np.testing.assert_array_equal(costs.of(genotypes, ["size_bytes", "macs"]), costs.of(genotypes)[:, [2, 0]])
+    with pytest.raises(ConfigError, match="unknown metric 'flops'"):
+        costs.of(genotypes, ["flops"])
+
+
+def test_joined_costs_are_those_of_both(space: SearchSpace, table: LatencyTable) -> None:
+    model = table.cost_model(0.95)
+    joined = SpaceCosts(space, COUNTS).with_metrics(SpaceCosts(space, {model.name: model}))
+    genotypes = space.sample_genotypes(np.random.default_rng(0), 50)
+    np.testing.assert_array_equal(joined.of(genotypes)[:, :3], SpaceCosts(space, COUNTS).of(genotypes))
+    np.testing.assert_array_equal(joined.of(genotypes)[:, 3:], SpaceCosts(space, {model.name: model}).of(genotypes))
+    assert joined.minimum(model.name)[0] == SpaceCosts(space, {model.name: model}).minimum(model.name)[0]
+    with pytest.raises(ConfigError, match="cannot be joined"):
+        joined.with_metrics(SpaceCosts(space.with_num_classes(3), COUNTS))
 
 
 def test_minimum_of_an_unknown_metric_names_the_known_ones(space: SearchSpace) -> None:

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import ast
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from latency_tables import measure
+from latency_tables.measure import MeasureError, fit_rows, load_bundle, non_negative_least_squares
+
+PRICES = np.array([0.01, 0.02, 0.0, 0.05])
+
+
+def _layers_of_subnets(
+    rng: np.random.Generator, subnets: int = 120, layers: int = 60, each: int = 12
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which layers subnets have, layers' properties, and true costs that the properties explain but for 20 %."""
+    held = np.zeros((subnets, layers))
+    for row in held:
+        row[rng.choice(layers, each, replace=False)] = 1
+    features = np.column_stack([np.ones(layers), rng.gamma(2, size=(layers, 3))])
+    costs = features @ PRICES * rng.uniform(0.8, 1.2, layers)
+    return held, features, costs
+
+
+def test_the_rows_of_additive_latencies_are_found(rng: np.random.Generator) -> None:
+    held, features, costs = _layers_of_subnets(rng)
+    latencies = np.tile(held @ costs, (5, 1))
+    rows, spreads, error = fit_rows(held, features, latencies)
+    np.testing.assert_allclose(rows, costs, rtol=0.02)
+    np.testing.assert_allclose(spreads, 0, atol=1e-9)
+    assert error < 0.01
+
+
+def test_rows_predict_unseen_subnets_from_noisy_rounds(rng: np.random.Generator) -> None:
+    held, features, costs = _layers_of_subnets(rng, subnets=200)
+    seen, unseen = held[:60], held[60:]
+    latencies = seen @ costs * rng.lognormal(0, 0.03, (9, 60))
+    latencies[2] *= 4  # another program, for all of a round
+    rows, spreads, error = fit_rows(seen, features, latencies)
+    errors = np.abs(unseen @ rows / (unseen @ costs) - 1)
+    assert np.median(errors) < 0.03
+    assert np.median(errors) < np.median(
+        np.abs(unseen @ features @ np.array([0.01, 0.02, 0.0, 0.05]) / (unseen @ costs) - 1)
+    )
+    assert 0.5 < error / np.median(errors) < 2  # what the fit says of itself
+    assert (spreads > 0).all()
+
+
+def test_no_row_is_below_its_least_share(rng: np.random.Generator) -> None:
+    held, features, costs = _layers_of_subnets(rng)
+    costs[:20] = 0
+    rows, _, _ = fit_rows(held, features, np.tile(held @ costs, (3, 1)))
+    assert rows.min() > 0
+    np.testing.assert_allclose(held @ rows, held @ costs, rtol=0.25)
+
+
+def test_non_negative_least_squares_equals_scipys(rng: np.random.Generator) -> None:
+    for _ in range(5):
+        matrix, target = rng.normal(size=(30, 6)), rng.normal(size=30)
+        np.testing.assert_allclose(non_negative_least_squares(matrix, target), nnls(matrix, target)[0], atol=1e-7)
+
+
+def test_a_visit_takes_its_quickest_run_but_never_the_first() -> None:
+    class Session:
+        """Sleeps as told."""
+
+        def __init__(self, seconds: list[float]) -> None:
+            self.seconds = seconds
+
+        def get_inputs(self) -> list[Session]:
+            return [self]
+
+        name = "images"
+
+        def run(self, _: None, feed: dict[str, object]) -> None:
+            assert list(feed) == ["images"]
+            time.sleep(self.seconds.pop(0))
+
+    ms = measure.visit_ms(Session([0.0, 0.03, 0.01, 0.03, 0.03]), np.zeros(1))
+    assert 10 <= ms < 29
+
+
+def test_few_subnets_are_one_group_and_many_share_the_memory(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    assert sorted(measure._groups([1000] * 10, rng)[0]) == list(range(10))
+    monkeypatch.setattr(measure, "WEIGHT_BYTES_AT_ONCE", 2500)
+    groups = measure._groups([1000] * 9 + [9999], rng)
+    assert sorted(number for group in groups for number in group) == list(range(10))
+    assert max(map(len, groups)) == 2
+    assert [9] in groups
+
+
+def test_the_script_is_python_of_3_8_and_needs_numpy_and_onnxruntime_only() -> None:
+    tree = ast.parse(Path(measure.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    names = {alias.name for node in imports for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    standard = {"__future__", "argparse", "datetime", "hashlib", "json", "os", "pathlib", "platform", "re", "sys"}
+    assert names - standard - {"time", "typing"} == {"numpy", "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot read '.*bundle.json': No such file or directory; is the bundle complete\?"),
+        (b"{", "is no bundle's description"),
+        (b"[]", "is no bundle's description"),
+        (b'{"version": 1}', "is no bundle's description"),
+        (
+            b'{"format": "onceforall-latency-bundle", "version": 2}',
+            "of version 2; expected 'onceforall-latency-bundle'",
+        ),
+    ],
+)
+def test_what_is_no_bundle_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "bundle.json").write_bytes(content)
+    with pytest.raises(MeasureError, match=message):
+        load_bundle(str(tmp_path))
+
+
+def test_a_damaged_or_incomplete_bundle_is_refused(tmp_path: Path) -> None:
+    head = {"format": "onceforall-latency-bundle", "version": 1}
+    (tmp_path / "bundle.json").write_text(json.dumps({**head, "files": {"0000.onnx": "0" * 64}}))
+    with pytest.raises(MeasureError, match=r"cannot read '.*0000.onnx'"):
+        load_bundle(str(tmp_path))
+    (tmp_path / "0000.onnx").write_bytes(b"x")
+    with pytest.raises(MeasureError, match=r"0000.onnx' is damaged; copy the bundle to this device again"):
+        load_bundle(str(tmp_path))
+
+
+def test_wrong_arguments_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--device",
+        "My Phone",
+        "--threads",
+        "0",
+        "--repeats",
+        "0",
+        "--warmup",
+        "-1",
+        "--bundle",
+        str(tmp_path),
+    ]
+    assert measure.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: cannot profile: device name 'My Phone'; allowed: ")
+    for part in ("threads is 0; allowed: 1", "repeats is 0", "warmup is -1; allowed: 0 or more"):
+        assert part in text
+    assert len(text.splitlines()) == 1
