@@ -37,7 +37,8 @@ def calibrate(subnet: nn.Module, image_batches: Iterable[Tensor], *, pooled: boo
             variances, as MIT's reference has it.
 
     Raises:
-        ConfigError: no batch at all, or a batch norm that sees a single value a channel.
+        ConfigError: no batch at all, a batch norm that sees a single value a channel, or statistics that are not
+            finite; the batch norms are as they were then.
     """
     norms = [module for module in subnet.modules() if isinstance(module, nn.BatchNorm2d)]
     moments = {norm: _Moments(pooled=pooled) for norm in norms}
@@ -53,6 +54,12 @@ def calibrate(subnet: nn.Module, image_batches: Iterable[Tensor], *, pooled: boo
         subnet.train(was_training)
     if not batches:
         raise ConfigError("calibration got no images; give at least one batch")
+    for number, moment in enumerate(moments.values()):
+        if moment.n and not bool((moment.mean.isfinite() & moment.variance().isfinite()).all()):
+            raise ConfigError(
+                f"batch norm {number} of {len(moments)} got values that are not finite; the images or the weights hold "
+                "NaN or infinite numbers, or overflow on the way; check both"
+            )
     for norm, moment in moments.items():
         if moment.n:
             assert norm.running_mean is not None

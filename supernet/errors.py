@@ -6,6 +6,8 @@ OnceForAllError
 ├── CheckpointError        a stored file that is truncated, altered, or made for something else
 ├── RunBusyError           another process is at work in the same run folder
 ├── StorageError           the disk is full, read-only, or the path cannot be written
+├── ExportError            an exported network that does not compute what the subnet computes
+├── MissingPackageError    a package of an optional extra that is not installed
 ├── TableError             a latency table that is malformed or lacks rows
 └── InfeasibleBudgetError  no subnet of the space meets the budget
 
@@ -48,6 +50,14 @@ class RunBusyError(OnceForAllError):
 
 class StorageError(OnceForAllError):
     """The disk is full, read-only, or the path cannot be written."""
+
+
+class ExportError(OnceForAllError):
+    """An exported network that does not compute what the subnet computes."""
+
+
+class MissingPackageError(OnceForAllError):
+    """A package of an optional extra that is not installed."""
 
 
 class TableError(OnceForAllError):

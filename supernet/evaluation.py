@@ -26,12 +26,14 @@ class MeasuredSubnet:
         correct_before: correct answers with the supernet's running statistics; None: not measured.
         correct: correct answers after calibration.
         total: images.
+        correct_by_half: the same among the held-out images of even and of odd number.
     """
 
     subnet: Subnet
     correct_before: int | None
     correct: int
     total: int
+    correct_by_half: tuple[int, int]
 
     @property
     def config(self) -> SubnetConfig:
@@ -59,11 +61,18 @@ def standard_error(accuracy: float, images: int) -> float:
     return float((accuracy * (1 - accuracy) / images) ** 0.5)
 
 
-@torch.inference_mode()
 def count_correct(
     subnet: nn.Module, images: Tensor, labels: Tensor, resolution: int, normalisation: Normalisation
 ) -> int:
-    """Number of images that the network classifies correctly, in fixed batches (so that it can be reproduced).
+    """Number of images that the network classifies correctly; arguments as `find_correct`."""
+    return int(find_correct(subnet, images, labels, resolution, normalisation).sum())
+
+
+@torch.inference_mode()
+def find_correct(
+    subnet: nn.Module, images: Tensor, labels: Tensor, resolution: int, normalisation: Normalisation
+) -> Tensor:
+    """Which images the network classifies correctly, in fixed batches (so that it can be reproduced).
 
     Args:
         subnet: network in evaluation mode.
@@ -71,12 +80,16 @@ def count_correct(
         labels: int64 (n,).
         resolution: side of the network's input, pixels.
         normalisation: of the network's training images.
+
+    Returns:
+        bool (n,), on the CPU.
     """
-    correct = 0
-    device = next(subnet.parameters()).device
+    correct = torch.empty(len(images), dtype=torch.bool)
+    device, start = next((parameter.device for parameter in subnet.parameters()), torch.device("cpu")), 0
     for x, y in zip(batches(images, BATCH_SIZE), batches(labels, BATCH_SIZE), strict=True):
         logits = subnet(prepare(x.to(device), resolution, normalisation))
-        correct += int((logits.argmax(1) == y.to(device)).sum())
+        correct[start : start + len(x)] = logits.argmax(1).cpu() == y
+        start += len(x)
     return correct
 
 
@@ -102,4 +115,6 @@ def measure_subnet(
     before = count_correct(subnet, *held_out) if before_calibration else None
     device = next(subnet.parameters()).device
     calibrate(subnet, calibration_batches(pack, config.resolution, device))
-    return MeasuredSubnet(subnet, before, count_correct(subnet, *held_out), len(pack.holdout_labels))
+    correct = find_correct(subnet, *held_out)
+    halves = int(correct[::2].sum()), int(correct[1::2].sum())
+    return MeasuredSubnet(subnet, before, sum(halves), len(correct), halves)

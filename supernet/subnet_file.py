@@ -59,12 +59,13 @@ def save_subnet(
     )
 
 
-def load_subnet(folder: Path) -> Network:
+def load_subnet(folder: Path | str) -> Network:
     """Rebuild the network from its folder, in evaluation mode.
 
     Raises:
         CheckpointError: files absent, damaged, altered, or not of one subnet.
     """
+    folder = Path(folder)
     description = _read_config(folder)
     try:
         with torch.device("meta"):
@@ -123,6 +124,18 @@ def load_normalisation(folder: Path) -> Normalisation:
         return Normalisation(tuple(description["mean"]), tuple(description["std"]))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{str(folder / CONFIG)!r} lacks the normalisation: {error}") from None
+
+
+def load_class_names(folder: Path) -> list[str]:
+    """Names of the subnet's outputs, in order; none where the folder says nothing."""
+    description = _read_config(folder)
+    names = description.get("class_names") or []
+    if not isinstance(names, list) or (names and len(names) != description.get("num_classes")):
+        raise CheckpointError(
+            f"{str(folder / CONFIG)!r} names {len(names) if isinstance(names, list) else names!r} classes of "
+            f"{description.get('num_classes')}; extract or download the subnet again"
+        )
+    return [str(name) for name in names]
 
 
 def load_centre_share(folder: Path) -> float:

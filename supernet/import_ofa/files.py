@@ -26,6 +26,8 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: the file is absent, damaged, not a mapping, or a pickle that could run code.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{str(path)!r} is a folder; name the file in it that holds the state dict")
     if not path.is_file():
         raise CheckpointError(f"{str(path)!r} does not exist; check the path")
     try:

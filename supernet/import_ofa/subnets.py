@@ -37,6 +37,11 @@ def load_ofa_subnet(
 def build_network(architecture: Architecture, state_dict: Mapping[str, Any]) -> Network:
     """The same for an architecture that has been read already."""
     given = short_form(state_dict)
+    if any("7to5_matrix" in name or "5to3_matrix" in name for name in given):
+        raise CheckpointError(
+            "the state dict is of a whole supernet (it has kernel transforms), not of one specialised network; "
+            "import it with: onceforall import-ofa WEIGHTS --space NAME --run FOLDER"
+        )
     network = empty_network(architecture)
     prefixes = {layer.name: layer.prefix for layer in architecture.layers}
     expected = network.state_dict()

@@ -1,8 +1,8 @@
-"""Gradients of depthwise convolutions padded by half their kernel; arrays are flat, channels innermost.
+"""Weight gradient of depthwise convolutions padded by half their kernel; arrays are flat, channels innermost.
 
-Both kernels work on sixteen channels of one image at a time, copied side by side with zeros around each row (so that
-the inner loop has no edges), and keep their sums in registers. The last sixteen channels overlap the ones before where
-16 does not divide the channels; both compute the same numbers.
+It works on sixteen channels of one image at a time, copied side by side with zeros around each row (so that the inner
+loop has no edges), and keeps its sums in registers. The last sixteen channels overlap the ones before where 16 does not
+divide the channels; both compute the same numbers.
 """
 
 from __future__ import annotations
@@ -115,86 +115,3 @@ def _make_weight_gradient(side: int) -> Callable[..., None]:
 
 
 WEIGHT_GRADIENTS = {side: _make_weight_gradient(side) for side in DEPTHWISE_SIDES}
-
-
-@kernel
-def input_gradient(
-    gradient: Floats,
-    weight: Floats,
-    result: Floats,
-    images: int,
-    height: int,
-    width: int,
-    out_height: int,
-    out_width: int,
-    channels: int,
-    side: int,
-    stride: int,
-    first: int,
-    last: int,
-) -> None:
-    """Spread the gradient back over the inputs, for blocks `first` to `last` of sixteen channels.
-
-    `weight` is (side * side, channels). Input pixels whose column has the same remainder by the stride see the same
-    taps; eight of them are computed at a time.
-    """
-    half = side // 2
-    blocks = -(-width // (8 * stride))
-    pitch = max(blocks * 8 + 2 * half, out_width + 2 * half)
-    outputs = aligned(out_height * pitch * LANES)
-    weights = aligned(side * side * LANES)
-    for block in range(first, last):
-        channel = min(block * LANES, channels - LANES)
-        for tap in range(side * side):
-            store(weights, tap * LANES, load(weight, tap * channels + channel))
-        for image in range(images):
-            start = image * out_height * out_width * channels + channel
-            _pack(gradient, start, out_height, out_width, channels, outputs, pitch, half)
-            for row in range(height):
-                start = (image * height + row) * width * channels + channel
-                for remainder in range(stride):
-                    tap_column = (remainder + half) % stride
-                    offset = (remainder + half - tap_column) // stride + half
-                    taps = -(-(side - tap_column) // stride)
-                    for part in range(blocks):
-                        column = part * 8 * stride + remainder
-                        if column >= width:
-                            continue
-                        a0, a1, a2, a3 = zeros(), zeros(), zeros(), zeros()
-                        a4, a5, a6, a7 = zeros(), zeros(), zeros(), zeros()
-                        for tap_row in range((row + half) % stride, side, stride):
-                            out_row = (row + half - tap_row) // stride
-                            if out_row < 0 or out_row >= out_height:
-                                continue
-                            i = (out_row * pitch + part * 8 + offset) * LANES
-                            t = (tap_row * side + tap_column) * LANES
-                            for _ in range(taps):
-                                w = load(weights, t)
-                                a0 = multiply_add(w, load(outputs, i), a0)
-                                a1 = multiply_add(w, load(outputs, i + LANES), a1)
-                                a2 = multiply_add(w, load(outputs, i + 2 * LANES), a2)
-                                a3 = multiply_add(w, load(outputs, i + 3 * LANES), a3)
-                                a4 = multiply_add(w, load(outputs, i + 4 * LANES), a4)
-                                a5 = multiply_add(w, load(outputs, i + 5 * LANES), a5)
-                                a6 = multiply_add(w, load(outputs, i + 6 * LANES), a6)
-                                a7 = multiply_add(w, load(outputs, i + 7 * LANES), a7)
-                                i -= LANES
-                                t += stride * LANES
-                        at = start + column * channels
-                        step = stride * channels
-                        left = -(-(width - column) // stride)
-                        store(result, at, a0)
-                        if left > 1:
-                            store(result, at + step, a1)
-                        if left > 2:
-                            store(result, at + 2 * step, a2)
-                        if left > 3:
-                            store(result, at + 3 * step, a3)
-                        if left > 4:
-                            store(result, at + 4 * step, a4)
-                        if left > 5:
-                            store(result, at + 5 * step, a5)
-                        if left > 6:
-                            store(result, at + 6 * step, a6)
-                        if left > 7:
-                            store(result, at + 7 * step, a7)

@@ -1,8 +1,9 @@
-"""Depthwise convolution whose gradients are fast on CPUs.
+"""Depthwise convolution whose weight gradient is fast on CPUs.
 
-PyTorch's own (oneDNN's) weight gradient of 5x5 and 7x7 depthwise kernels takes 4 to 27 times as long as the forward
-pass, that of 3x3 at most 1.4 times (benchmarks/reference_speed.py). So both gradients of 5x5 and 7x7 are kernels of
-ours where numba is installed (see `supernet.kernels`), and PyTorch's where not.
+PyTorch's own (oneDNN's) weight gradient of 5x5 and 7x7 depthwise kernels takes 4 to 37 times as long as the forward
+pass, that of 3x3 at most 1.6 times (benchmarks/reference_speed.py). So that of 5x5 and 7x7 is a kernel of ours where
+numba is installed (see `supernet.kernels`), and PyTorch's where not. The input gradient is PyTorch's: a kernel of ours
+was 1.2 times as slow (median of 18 shapes).
 """
 
 from __future__ import annotations
@@ -44,28 +45,25 @@ class _DepthwiseConv2d(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        from supernet.kernels.depthwise import WEIGHT_GRADIENTS, input_gradient
+        from supernet.kernels.depthwise import WEIGHT_GRADIENTS
         from supernet.kernels.simd import LANES
         from supernet.kernels.threads import split
 
         x, weight = ctx.saved_tensors
         images, channels, height, width = x.shape
         side = weight.shape[-1]
-        blocks = -(-channels // LANES)
-        work = gradient.numel() * side * side
-        flat_gradient = kernels.flat(gradient)
-        sizes = (images, height, width, *gradient.shape[2:], channels)
         x_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            taps = weight.view(channels, -1).t().contiguous()
-            x_gradient = torch.empty_like(x, memory_format=torch.channels_last)
-            arrays = (flat_gradient, taps.view(-1).numpy(), kernels.flat(x_gradient))
-            split(input_gradient, blocks, work, *arrays, *sizes, side, ctx.stride)
-            if not x.is_contiguous(memory_format=torch.channels_last):
-                x_gradient = x_gradient.contiguous()
+            # not torch.nn.grad.conv2d_input, which loses the layout of x
+            strides, padding, once, none = [ctx.stride] * 2, [side // 2] * 2, [1, 1], [0, 0]
+            x_gradient = torch.ops.aten.convolution_backward(
+                gradient, x, weight, None, strides, padding, once, False, none, channels, [True, False, False]
+            )[0]
         if ctx.needs_input_grad[1]:
             taps = torch.empty(side * side, channels)
-            arrays = (kernels.flat(x), flat_gradient, taps.view(-1).numpy())
-            split(WEIGHT_GRADIENTS[side], blocks, work, *arrays, *sizes, ctx.stride)
+            arrays = (kernels.flat(x), kernels.flat(gradient), taps.view(-1).numpy())
+            sizes = (images, height, width, *gradient.shape[2:], channels)
+            blocks = -(-channels // LANES)
+            split(WEIGHT_GRADIENTS[side], blocks, gradient.numel() * side * side, *arrays, *sizes, ctx.stride)
             weight_gradient = taps.t().reshape(weight.shape)
         return x_gradient, weight_gradient, None

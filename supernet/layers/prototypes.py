@@ -46,14 +46,15 @@ class _Prototype:
     Attributes:
         kind: the module's class.
         shared: attributes with plain values.
-        containers: attributes that are dictionaries (such as those of hooks), sets or lists: each copy has its own.
+        containers: types of the attributes that are empty dictionaries (those of hooks), sets or lists: each copy has
+            its own.
         parameters, buffers: (attribute, key in the state dict, shape).
         children: (attribute, its prototype, or None).
     """
 
     kind: type[nn.Module]
     shared: dict[str, Any]
-    containers: dict[str, Any]
+    containers: dict[str, type]
     parameters: list[tuple[str, str, torch.Size | None]]
     buffers: list[tuple[str, str, torch.Size | None]]
     children: list[tuple[str, _Prototype | None]]
@@ -63,7 +64,8 @@ class _Prototype:
         """Take a module apart; its keys in the state dict begin with `prefix`."""
         own = {"_parameters", "_buffers", "_modules"}
         rest = {name: value for name, value in vars(module).items() if name not in own}
-        containers = {name: value for name, value in rest.items() if isinstance(value, (dict, set, list))}
+        containers = {name: type(value) for name, value in rest.items() if isinstance(value, (dict, set, list))}
+        assert not any(rest[name] for name in containers), f"{type(module).__name__} was built with hooks"
         return cls(
             type(module),
             {name: value for name, value in rest.items() if name not in containers},
@@ -81,7 +83,7 @@ class _Prototype:
         module = self.kind.__new__(self.kind)
         attributes = self.shared.copy()
         for name, container in self.containers.items():
-            attributes[name] = container.copy()
+            attributes[name] = container()
         attributes["_parameters"] = {
             name: None if shape is None else nn.Parameter(_copy(weights.pop(key), shape))
             for name, key, shape in self.parameters
@@ -92,7 +94,7 @@ class _Prototype:
         attributes["_modules"] = {
             name: None if child is None else child.copy_with(weights) for name, child in self.children
         }
-        module.__dict__ = attributes
+        object.__setattr__(module, "__dict__", attributes)  # a module's own __setattr__ looks for parameters first
         return module
 
 

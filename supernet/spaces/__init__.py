@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from supernet import registry
+from supernet.arch import Value
 from supernet.spaces import mobilenet_v3, proxyless, resnet50
 from supernet.spaces.base import (
     ElasticDimension,
@@ -20,6 +21,7 @@ __all__ = [
     "Kind",
     "LayerSite",
     "SearchSpace",
+    "Value",
     "get_space",
     "largest_resolution",
     "list_spaces",

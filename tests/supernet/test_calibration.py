@@ -71,6 +71,22 @@ def test_no_images_and_single_values_are_refused() -> None:
     assert torch.equal(norm.running_mean, torch.zeros(2))
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused_and_leave_the_statistics(
+    net: Supernet, tiny: SearchSpace, wrong: float
+) -> None:
+    subnet = net.extract(tiny.smallest())
+    before = {name: tensor.clone() for name, tensor in subnet.state_dict().items()}
+    images = torch.randn(4, 3, 16, 16)
+    images[2, 1, 5, 5] = wrong
+    with pytest.raises(
+        ConfigError, match=r"batch norm 0 of \d+ got values that are not finite; the images or the weights"
+    ):
+        calibrate(subnet, [images])
+    for name, tensor in subnet.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
 @pytest.mark.parametrize("pooled", [True, False])
 def test_statistics_are_the_same_to_rounding_with_and_without_kernels(
     pooled: bool, net: Supernet, tiny: SearchSpace, monkeypatch: pytest.MonkeyPatch

@@ -113,7 +113,7 @@ def test_a_fault_in_a_space_is_caught(
 conv_forward = elastic.ElasticConv.forward
 bottleneck_forward = elastic.ElasticBottleneck.forward
 bottleneck_sort = elastic.ElasticBottleneck.sort_channels
-convolutions = latency_tables.costs._convolutions
+convolutions = latency_tables.costs.convolutions
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ convolutions = latency_tables.costs._convolutions
         ),
         (
             latency_tables.costs,
-            "_convolutions",
+            "convolutions",
             lambda spec: list(convolutions(spec))[:3],
             "test_costs_are_those_of_the_real_networks",
         ),
