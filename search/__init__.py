@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from search.active import propose_near_front
 from search.candidate import Candidate, NoSubnetError, TightestLimit
 from search.encoding import GenotypeEncoder
 from search.evaluations import Evaluation, collect_evaluations, read_evaluations
 from search.evolution import EvolutionarySearch
+from search.front_search import FrontSearch
+from search.pareto import ParetoFront
 from search.predictors import (
     AccuracyPredictor,
     PredictorComparison,
     PredictorScore,
     compare_predictors,
     fit_predictor,
+    noise_ceiling,
 )
 
 __all__ = [
@@ -19,13 +23,17 @@ __all__ = [
     "Candidate",
     "Evaluation",
     "EvolutionarySearch",
+    "FrontSearch",
     "GenotypeEncoder",
     "NoSubnetError",
+    "ParetoFront",
     "PredictorComparison",
     "PredictorScore",
     "TightestLimit",
     "collect_evaluations",
     "compare_predictors",
     "fit_predictor",
+    "noise_ceiling",
+    "propose_near_front",
     "read_evaluations",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from latency_tables import Budget, Limit, SpaceCosts
-from search.encoding import GenotypeEncoder
+from search.domain import Domain
 from supernet.errors import ConfigError
 from supernet.spaces import Genotypes
 
@@ -19,47 +20,50 @@ _KEPT = 16
 _CHILDREN = 256
 
 
-@dataclass(frozen=True)
 class Limits:
-    """A budget's limits as columns of a space's costs.
+    """A budget's limits over the costs of a space.
 
-    Attributes:
-        budget: the limits, by name.
-        columns: their columns in `SpaceCosts.of`, (limits,).
-        maxima: their greatest allowed values, (limits,).
+    Args:
+        budget: absolute limits on metrics of `costs`.
+        costs: of the space that is searched.
     """
 
-    budget: Budget
-    columns: npt.NDArray[np.intp]
-    maxima: npt.NDArray[np.float64]
+    def __init__(self, budget: Budget, costs: SpaceCosts) -> None:
+        self.budget = budget
+        self.costs = costs
+        self._maxima = np.array([limit.max for limit in budget.limits])
 
-    @classmethod
-    def of(cls, budget: Budget, costs: SpaceCosts) -> Limits:
-        """Look the budget's metrics up.
+    def met(self, genotypes: Genotypes) -> npt.NDArray[np.bool_]:
+        """Which rows, int8 (n, genes), meet every limit, (n,) bool; a NaN never does."""
+        return self._met(self._of(genotypes))
 
-        Raises:
-            ConfigError: a limit is on a device without a latency table.
-        """
-        devices = [metric.partition("@")[2] for metric in costs.metrics if "@" in metric]
-        unknown = [limit.device or limit.metric for limit in budget.limits if limit.name not in costs.metrics]
-        if unknown:
-            raise ConfigError(
-                f"no latency table for {', '.join(map(repr, unknown))}; known tables: {', '.join(devices) or 'none'}; "
-                "give the search a table of that device, "
-                "or measure one with: onceforall profile RUN_FOLDER --device NAME"
-            )
-        columns = [costs.metrics.index(limit.name) for limit in budget.limits]
-        return cls(budget, np.array(columns, dtype=np.intp), np.array([limit.max for limit in budget.limits]))
-
-    def met(self, costs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """Which rows of `costs` (n, metrics) meet every limit, (n,) bool; a NaN never does."""
-        return np.logical_and.reduce(costs[:, self.columns] <= self.maxima, axis=1)  # type: ignore[no-any-return]
-
-    def worst_excess(self, costs: npt.NDArray[np.float64]) -> Excess:
+    def worst_excess(self, genotypes: Genotypes) -> Excess:
         """Each row's greatest excess relative to its limit, (n,) float64; 0 or less just where all are met."""
-        excess: Excess = (costs[:, self.columns] / self.maxima).max(axis=1) - 1
+        costs = self._of(genotypes)
+        excess: Excess = (costs / self._maxima).max(axis=1) - 1
         # a cost one rounding step above its limit divides to 1
-        return np.where(self.met(costs), excess, np.maximum(excess, np.finfo(np.float64).tiny))
+        return np.where(self._met(costs), excess, np.maximum(excess, np.finfo(np.float64).tiny))
+
+    def _of(self, genotypes: Genotypes) -> npt.NDArray[np.float64]:
+        return self.costs.of(genotypes, self.budget.names)
+
+    def _met(self, costs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        return np.logical_and.reduce(costs <= self._maxima, axis=1)  # type: ignore[no-any-return]
+
+
+def require_tables(budget: Budget, devices: Collection[str]) -> None:
+    """Refuse limits on devices without a latency table.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    unknown = [limit.device for limit in budget.limits if limit.device is not None and limit.device not in devices]
+    if unknown:
+        raise ConfigError(
+            f"no latency table for {', '.join(map(repr, unknown))}; known tables: {', '.join(devices) or 'none'}; "
+            "give the search a table of that device, "
+            "or measure one with: onceforall profile RUN_FOLDER --device NAME"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,16 @@ class Start:
     least: list[tuple[Limit, float]]
 
 
-def nearest_to_budget(limits: Limits, costs: SpaceCosts, encoder: GenotypeEncoder, rng: np.random.Generator) -> Start:
+def nearest_to_budget(limits: Limits, domain: Domain, rng: np.random.Generator) -> Start:
     """A subnet that meets the budget, or else one that misses it by little.
 
     The cheapest subnet of each limited metric is exact. If none of these meets all limits, a bounded search makes the
     worst relative excess smaller; with one limit there is nothing left to search.
     """
-    found = [costs.minimum(limit.name) for limit in limits.budget.limits]
+    found = [limits.costs.minimum(limit.name) for limit in limits.budget.limits]
     least = [(limit, value) for limit, (value, _) in zip(limits.budget.limits, found, strict=True)]
     kept = np.stack([genotype for _, genotype in found])
-    excess = limits.worst_excess(costs.of(kept))
+    excess = limits.worst_excess(kept)
     stale = 0
     for _ in range(_ROUNDS if len(found) > 1 else 0):
         best = excess.min()
@@ -94,28 +98,12 @@ def nearest_to_budget(limits: Limits, costs: SpaceCosts, encoder: GenotypeEncode
             break
         mothers, mates = (kept[rng.integers(len(kept), size=_CHILDREN)] for _ in range(2))
         crossed = np.where(rng.random(mothers.shape) < 0.5, mates, mothers)
-        changed = np.where(
-            rng.random(mothers.shape) < 2 / mothers.shape[1], random_genotypes(encoder, rng, _CHILDREN), mothers
-        )
-        around = [one_gene_changes(encoder, genotype) for genotype in kept[:4]]
-        kept = np.unique(encoder.canonical(np.concatenate([kept, crossed, changed, *around])), axis=0)
-        excess = limits.worst_excess(costs.of(kept))
+        changed = np.where(rng.random(mothers.shape) < 2 / mothers.shape[1], domain.random(rng, _CHILDREN), mothers)
+        around = [domain.one_gene_changes(genotype) for genotype in kept[:4]]
+        kept = np.unique(domain.canonical(np.concatenate([kept, crossed, changed, *around])), axis=0)
+        excess = limits.worst_excess(kept)
         order = np.argsort(excess, kind="stable")[:_KEPT]
         kept, excess = kept[order], excess[order]
         stale = stale + 1 if excess[0] >= best else 0
     nearest = int(excess.argmin())
     return Start(kept[nearest], float(excess[nearest]), least)
-
-
-def random_genotypes(encoder: GenotypeEncoder, rng: np.random.Generator, count: int) -> Genotypes:
-    """Uniform rows, int8 (count, genes), not canonical."""
-    return (rng.random((count, len(encoder.choices)), dtype=np.float32) * encoder.choices).astype(np.int8)
-
-
-def one_gene_changes(encoder: GenotypeEncoder, genotype: Genotypes) -> Genotypes:
-    """The genotype with one gene set to one of its choices, int8 (all choices of all genes, genes), not canonical."""
-    genes = np.repeat(np.arange(len(encoder.choices)), encoder.choices.astype(np.intp))
-    values = np.concatenate([np.arange(count) for count in encoder.choices])
-    rows = np.tile(genotype, (len(genes), 1))
-    rows[np.arange(len(genes)), genes] = values
-    return rows

@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from search.predictors.base import AccuracyPredictor
-from search.predictors.dense import Array
-from search.predictors.fitting import FEWEST, KINDS, check_accuracies, fit_predictor
-from search.threads import one_blas_thread
+from search.predictors.fitting import FEWEST, KINDS, check_accuracies, fit_and_validate
 from supernet.arch import SubnetConfig
 from supernet.errors import ConfigError
 from supernet.spaces import SearchSpace
 
-FOLDS = 5
 HELD_OUT_SHARE = 0.2
 
 
@@ -49,6 +46,7 @@ class PredictorComparison:
         standard_error: binomial standard error of one evaluation, as an estimate for new images, at the held-out
             subnets' mean accuracy. Subnets are measured on the same images, so their differences are surer than
             that, and an RMSE may be below it.
+        kendall_ceiling: the Kendall's tau that a perfect predictor would reach, by `noise_ceiling`; None: not known.
         predictor: the chosen kind, fitted to the fitted part only: the one that `scores` are about.
     """
 
@@ -57,6 +55,7 @@ class PredictorComparison:
     fitted: int
     held_out: int
     standard_error: float
+    kendall_ceiling: float | None
     predictor: AccuracyPredictor
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,6 +66,7 @@ class PredictorComparison:
             "fitted": self.fitted,
             "held_out": self.held_out,
             "standard_error": self.standard_error,
+            "kendall_ceiling": self.kendall_ceiling,
         }
 
 
@@ -76,6 +76,7 @@ def compare_predictors(
     accuracies: Sequence[float] | npt.NDArray[np.float64],
     *,
     images: int,
+    halves: npt.NDArray[np.float64] | None = None,
     held_out_share: float = HELD_OUT_SHARE,
     seed: int = 0,
     details: Mapping[str, Any] | None = None,
@@ -87,6 +88,7 @@ def compare_predictors(
         configs: measured subnets, n.
         accuracies: their accuracies, (n,) in [0, 1].
         images: on how many images each was measured.
+        halves: accuracies of subnets of this kind on two halves of the images, (any number, 2); None: not known.
         held_out_share: share of the subnets that no fit and no choice sees.
         seed: of the split and the fits.
         details: plain JSON facts to store with the predictor; the comparison is added to them.
@@ -101,35 +103,53 @@ def compare_predictors(
         raise ConfigError(f"held_out_share is {held_out_share}; allowed: between 0 and 1, for example 0.2")
     order = np.random.default_rng(seed).permutation(len(configs))
     held_out, fitted = np.split(order, [require_enough(len(configs), held_out_share=held_out_share)])
-    features = AccuracyPredictor(space, "", ()).encoder.features(space.encode(configs))
     fitted_configs, held_out_configs = ([configs[i] for i in part] for part in (fitted, held_out))
     predictors: dict[str, AccuracyPredictor] = {}
     scores: dict[str, PredictorScore] = {}
     for kind in KINDS:
-        predictors[kind] = fit_predictor(space, fitted_configs, targets[fitted], kind=kind, seed=seed)
+        predictors[kind], guesses = fit_and_validate(
+            space, fitted_configs, targets[fitted], kind=kind, seed=seed, details={}
+        )
         scores[kind] = PredictorScore(
-            *_score(_cross_predict(kind, features[fitted], targets[fitted], seed), targets[fitted]),
+            *_score(guesses, targets[fitted]),
             *_score(predictors[kind].predict(held_out_configs), targets[held_out]),
         )
     chosen = min(scores, key=lambda kind: scores[kind].cv_rmse)
     mean = float(targets[held_out].mean())
     found = PredictorComparison(
-        chosen, scores, len(fitted), len(held_out), (mean * (1 - mean) / images) ** 0.5, predictors[chosen]
+        chosen,
+        scores,
+        len(fitted),
+        len(held_out),
+        (mean * (1 - mean) / images) ** 0.5,
+        None if halves is None else noise_ceiling(halves),
+        predictors[chosen],
     )
     stored = {**(details or {}), **found.predictor.details, "comparison": found.to_dict()}
     return replace(found, predictor=replace(found.predictor, details=stored))
 
 
-def _cross_predict(
-    kind: str, features: Array, targets: npt.NDArray[np.float64], seed: int
-) -> npt.NDArray[np.floating[Any]]:
-    """For each row, the guess of a fit that did not see it; rows are in random order already."""
-    guesses = np.empty(len(targets))
-    with one_blas_thread():
-        for fold in np.array_split(np.arange(len(targets)), FOLDS):
-            stack = KINDS[kind](np.delete(features, fold, axis=0), np.delete(targets, fold), seed)
-            guesses[fold] = stack(features[fold])
-    return guesses
+def noise_ceiling(halves: npt.NDArray[np.float64]) -> float | None:
+    """The Kendall's tau between the subnets' true accuracies and their evaluations, which no predictor can exceed.
+
+    It follows from how well two halves of the images agree: tau of the halves -> their correlation r = sin(pi/2 tau)
+    (as for a normal distribution) -> reliability of all images 2r / (1 + r) (Spearman, Brown) -> its square root is the
+    correlation with the truth -> tau. The truth is what infinitely many such images would give.
+
+    Args:
+        halves: accuracies of n subnets, each on the same two halves, (n, 2).
+
+    Returns:
+        In [0, 1]; None with fewer than 20 subnets, or where a half does not tell any of them apart.
+    """
+    from scipy.stats import kendalltau
+
+    if len(halves) < FEWEST or (np.ptp(halves, axis=0) == 0).any():
+        return None
+    agreement = float(np.sin(np.pi / 2 * kendalltau(halves[:, 0], halves[:, 1]).statistic))
+    if agreement <= 0:
+        return 0.0
+    return float(2 / np.pi * np.arcsin(np.sqrt(2 * agreement / (1 + agreement))))
 
 
 def require_enough(count: int, *, held_out_share: float = HELD_OUT_SHARE) -> int:

@@ -9,18 +9,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from search.encoding import GenotypeEncoder
 from search.predictors.base import AccuracyPredictor
 from search.predictors.dense import Array, DenseStack
 from search.predictors.mlp import fit_mlp
+from search.predictors.pooled import fit_pooled
 from search.predictors.ridge import fit_ridge
 from search.threads import one_blas_thread
 from supernet.arch import SubnetConfig
 from supernet.errors import ConfigError, one_of
 from supernet.spaces import SearchSpace
 
-Fit = Callable[[Array, npt.NDArray[np.float64], int], DenseStack]
-KINDS: Mapping[str, Fit] = MappingProxyType({"mlp": fit_mlp, "ridge": fit_ridge})
-"""The methods, by name: (features, accuracies, seed) -> fitted stack."""
+Accuracies = npt.NDArray[np.float64]
+Fit = Callable[[GenotypeEncoder, Array, Accuracies, int], tuple[DenseStack, ...]]
+KINDS: Mapping[str, Fit] = MappingProxyType({"mlp": fit_mlp, "ridge": fit_ridge, "pooled": fit_pooled})
+"""The methods, by name: (encoder, features, accuracies, seed) -> fitted stacks, whose outputs are summed."""
+
+FOLDS = 5
+"""Parts that cross-validation leaves out in turn."""
 
 FEWEST = 20
 """Subnets below which a fit is refused: less than one a gene of the smallest space says nothing about most genes."""
@@ -29,13 +35,13 @@ FEWEST = 20
 def fit_predictor(
     space: SearchSpace,
     configs: Sequence[SubnetConfig],
-    accuracies: Sequence[float] | npt.NDArray[np.float64],
+    accuracies: Sequence[float] | Accuracies,
     *,
     kind: str = "mlp",
     seed: int = 0,
     details: Mapping[str, Any] = MappingProxyType({}),
 ) -> AccuracyPredictor:
-    """Fit one kind of predictor.
+    """Fit one kind of predictor, and cross-validate it for its intervals.
 
     Args:
         space: the subnets' search space.
@@ -49,18 +55,36 @@ def fit_predictor(
         ConfigError: unknown kind; fewer than `FEWEST` subnets; lengths that differ; an accuracy outside of [0, 1]; a
             subnet of another space.
     """
+    return fit_and_validate(space, configs, accuracies, kind=kind, seed=seed, details=details)[0]
+
+
+def fit_and_validate(
+    space: SearchSpace,
+    configs: Sequence[SubnetConfig],
+    accuracies: Sequence[float] | Accuracies,
+    *,
+    kind: str,
+    seed: int,
+    details: Mapping[str, Any],
+) -> tuple[AccuracyPredictor, Accuracies]:
+    """As `fit_predictor`; also each subnet's accuracy as a fit without it (and others) predicts it, (n,)."""
     if kind not in KINDS:
         raise ConfigError(one_of("kind of predictor", kind, list(KINDS)))
     targets = check_accuracies(configs, accuracies)
-    blank = AccuracyPredictor(space, kind, ())
+    encoder = GenotypeEncoder(space)
+    features = encoder.features(space.encode(configs))
+    guesses = np.empty(len(targets))
     with one_blas_thread():
-        stack = KINDS[kind](blank.encoder.features(space.encode(configs)), targets, seed)
-    return AccuracyPredictor(space, kind, (stack,), {**details, "subnets": len(configs), "seed": seed})
+        stacks = KINDS[kind](encoder, features, targets, seed)
+        for fold in np.array_split(np.random.default_rng(seed).permutation(len(targets)), FOLDS):
+            others = KINDS[kind](encoder, np.delete(features, fold, axis=0), np.delete(targets, fold), seed)
+            guesses[fold] = sum(stack(features[fold]) for stack in others)
+    residuals = np.sort(np.abs(guesses - targets)).astype(np.float32)
+    stored = {**details, "subnets": len(configs), "seed": seed}
+    return AccuracyPredictor(space, kind, stacks, stored, residuals=residuals), guesses
 
 
-def check_accuracies(
-    configs: Sequence[SubnetConfig], accuracies: Sequence[float] | npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def check_accuracies(configs: Sequence[SubnetConfig], accuracies: Sequence[float] | Accuracies) -> Accuracies:
     """The accuracies as float64 (n,), one a config; raises as `fit_predictor`."""
     targets = np.asarray(accuracies, dtype=np.float64)
     if targets.shape != (len(configs),):

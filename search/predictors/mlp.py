@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from search.encoding import GenotypeEncoder
 from search.predictors.dense import Array, DenseStack
 
 HIDDEN = (64, 64, 64)
@@ -14,7 +15,9 @@ PENALTY_PER_SUBNET = 0.025
 """L2 penalty over the number of subnets. A constant collapses to the mean with few subnets, or overfits with many."""
 
 
-def fit_mlp(features: Array, accuracies: npt.NDArray[np.float64], seed: int) -> DenseStack:
+def fit_mlp(
+    encoder: GenotypeEncoder, features: Array, accuracies: npt.NDArray[np.float64], seed: int
+) -> tuple[DenseStack, ...]:
     """Fit three hidden layers by L-BFGS to standardised targets.
 
     The published predictor (3 x 400, Adam, 16,000 subnets) overfits with 100 to 1,000; L-BFGS on smaller layers with
@@ -22,6 +25,7 @@ def fit_mlp(features: Array, accuracies: npt.NDArray[np.float64], seed: int) -> 
     ridge instead did not beat the ridge: what is left of a few hundred noisy evaluations is mostly noise.
 
     Args:
+        encoder: of the features; not used, here because every kind of predictor is fitted by the same call.
         features: float32 (n, features).
         accuracies: (n,) in [0, 1].
         seed: of the initial weights.
@@ -44,4 +48,4 @@ def fit_mlp(features: Array, accuracies: npt.NDArray[np.float64], seed: int) -> 
         tuple(weight.astype(np.float32) for weight in model.coefs_),
         tuple(bias.astype(np.float32) for bias in model.intercepts_),
     )
-    return stack.rescaled(scale=spread, shift=mean)
+    return (stack.rescaled(scale=spread, shift=mean),)

@@ -1,4 +1,4 @@
-"""The space that exists, and one small enough to enumerate."""
+"""A space small enough to enumerate."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from supernet import get_space, registry
+from supernet import registry
 from supernet.spaces import SearchSpace
 from supernet.spaces.inverted_residual import Stage, inverted_residual_space
 from supernet.spaces.mobilenet_v3 import mobilenet_v3_plan
-
-
-@pytest.fixture
-def tiny() -> SearchSpace:
-    return get_space("mobilenet_v3_tiny")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def true_accuracy(space: SearchSpace, genotypes: Genotypes) -> npt.NDArray[np.fl
     capacity = level**0.7 @ weight / weight.sum()
     kernels = np.array([dim.kind == "kernel" for dim in space.dimensions])
     resolution = np.array([dim.kind == "resolution" for dim in space.dimensions])
-    reach = level[:, kernels] @ rng.uniform(0, 1, size=kernels.sum()) / kernels.sum()
+    reach = level[:, kernels] @ rng.uniform(0, 1, size=kernels.sum()) / max(kernels.sum(), 1)
     pixels = level[:, resolution].mean(axis=1)
     accuracy: npt.NDArray[np.float64] = (
         0.3 + 0.55 * (1 - np.exp(-2.5 * capacity)) + 0.12 * reach * pixels + 0.05 * pixels

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,33 @@ def test_lines_hold_what_a_person_needs(tiny: SearchSpace, run: Path) -> None:
     }
     assert line.keys() == {"config", "digest", "correct", "total", "seconds"}
     assert SubnetConfig.from_dict(line["config"]).digest == line["digest"] == tiny.largest().digest
+
+
+def _with_halves(evaluation: Evaluation) -> Evaluation:
+    return replace(evaluation, correct_by_half=(evaluation.correct // 2, evaluation.correct - evaluation.correct // 2))
+
+
+def test_counts_of_two_halves_are_stored_and_files_without_them_are_continued(tiny: SearchSpace, run: Path) -> None:
+    evaluator = Evaluator(tiny)
+    collect_evaluations(run, evaluator, space=tiny, count=3)
+    found = collect_evaluations(run, lambda config: _with_halves(evaluator(config)), space=tiny, count=5)
+    assert [one.correct_by_half is None for one in found] == [True] * 3 + [False] * 2
+    assert found[0].accuracy_by_half is None
+    first, second = found[4].correct_by_half or (0, 0)
+    assert first + second == found[4].correct
+    assert found[4].accuracy_by_half == (first / 500, second / 500)
+    assert read_evaluations(run, space=tiny) == found
+    assert Evaluation(tiny.smallest(), 3, 5, 0.0, (3, 0)).accuracy_by_half == (1, 0)  # 3 and 2 images
+
+
+@pytest.mark.parametrize("halves", ["[1, 2]", "[501, 0]", "[1]", "7"])
+def test_damaged_counts_of_halves_are_named(tiny: SearchSpace, run: Path, halves: str) -> None:
+    evaluator = Evaluator(tiny)
+    collect_evaluations(run, lambda config: _with_halves(evaluator(config)), space=tiny, count=2)
+    text = (run / FILE).read_text()
+    (run / FILE).write_text(re.sub(r'("correct_by_half": )\[[^]]*\]', rf"\g<1>{halves}", text, count=1))
+    with pytest.raises(CheckpointError, match=r"line 2 of .* is damaged"):
+        read_evaluations(run, space=tiny)
 
 
 def test_progress_counts_up_and_starts_from_what_is_known(tiny: SearchSpace, run: Path) -> None:

@@ -11,14 +11,17 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import kendalltau
 from search_truth import measured_accuracy, true_accuracy
 
-from search import AccuracyPredictor, compare_predictors, fit_predictor
+from search import AccuracyPredictor, GenotypeEncoder, compare_predictors, fit_predictor, noise_ceiling
 from search.predictors import DenseStack
+from search.predictors.fitting import KINDS
+from search.predictors.pooled import shared_parts, stage_levels
 from supernet import SubnetConfig, get_space
 from supernet.errors import CheckpointError, ConfigError
 from supernet.files import sha256_file
 from supernet.spaces import SearchSpace
 
 IMAGES = 2000
+LATER_FIELDS = ("activations", "resolutions")
 
 
 def measured(space: SearchSpace, count: int, seed: int = 1) -> tuple[list[SubnetConfig], np.ndarray]:
@@ -31,12 +34,10 @@ def measured(space: SearchSpace, count: int, seed: int = 1) -> tuple[list[Subnet
 def fitted() -> dict[str, AccuracyPredictor]:
     space = get_space("mobilenet_v3_tiny")
     configs, accuracies = measured(space, 150)
-    return {
-        kind: fit_predictor(space, configs, accuracies, kind=kind, details={"data": "x"}) for kind in ("mlp", "ridge")
-    }
+    return {kind: fit_predictor(space, configs, accuracies, kind=kind, details={"data": "x"}) for kind in KINDS}
 
 
-@pytest.mark.parametrize(("kind", "least_tau"), [("mlp", 0.75), ("ridge", 0.75)])
+@pytest.mark.parametrize(("kind", "least_tau"), [("mlp", 0.75), ("ridge", 0.75), ("pooled", 0.88)])
 def test_a_predictor_ranks_subnets_that_it_has_not_seen(
     fitted: dict[str, AccuracyPredictor], tiny: SearchSpace, kind: str, least_tau: float
 ) -> None:
@@ -97,7 +98,7 @@ def test_the_outputs_of_several_stacks_are_summed_whatever_the_number_of_rows(ti
     np.testing.assert_allclose(predictor.rank_genotypes(rows), expected[:, 0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "ridge"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_predictor_loads_to_equal_predictions(
     fitted: dict[str, AccuracyPredictor], tiny: SearchSpace, tmp_path: Path, kind: str
 ) -> None:
@@ -106,6 +107,8 @@ def test_a_saved_predictor_loads_to_equal_predictions(
     rows = tiny.sample_genotypes(np.random.default_rng(0), 50)
     np.testing.assert_array_equal(loaded.predict_genotypes(rows), fitted[kind].predict_genotypes(rows))
     assert loaded.kind == kind
+    configs = tiny.decode(rows)
+    np.testing.assert_array_equal(loaded.interval(configs), fitted[kind].interval(configs))
     assert loaded.details == fitted[kind].details == {"data": "x", "subnets": 150, "seed": 0}
     assert sorted(path.name for path in (tmp_path / "predictor").iterdir()) == [
         "predictor.json",
@@ -120,11 +123,128 @@ def test_equal_seeds_fit_equal_predictors_and_others_do_not(tiny: SearchSpace) -
     assert not np.array_equal(first.predict(configs), other.predict(configs))
 
 
-@pytest.mark.parametrize("kind", ["mlp", "ridge"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_equal_accuracies_are_predicted_as_they_are(tiny: SearchSpace, kind: str) -> None:
     configs, _ = measured(tiny, 30)
     predictor = fit_predictor(tiny, configs, [0.5] * 30, kind=kind)
     np.testing.assert_allclose(predictor.predict(configs), 0.5, atol=1e-3)
+
+
+def test_a_predictor_of_an_earlier_version_loads(
+    fitted: dict[str, AccuracyPredictor], tiny: SearchSpace, tmp_path: Path
+) -> None:
+    fitted["mlp"].save(tmp_path)
+    path = tmp_path / "predictor.json"
+    document = {name: value for name, value in json.loads(path.read_text()).items() if name not in LATER_FIELDS}
+    tensors = load_file(tmp_path / "predictor.safetensors")
+    del tensors["residuals"]
+    save_file(tensors, tmp_path / "predictor.safetensors")
+    document["weights"]["sha256"] = sha256_file(tmp_path / "predictor.safetensors")
+    path.write_text(json.dumps(document))
+    loaded = AccuracyPredictor.load(tmp_path)
+    configs = [tiny.smallest(), tiny.largest()]
+    np.testing.assert_array_equal(loaded.predict(configs), fitted["mlp"].predict(configs))
+    with pytest.raises(ConfigError, match=r"\('mlp' for 'mobilenet_v3_tiny'\) came without residuals.*; fit one to"):
+        loaded.interval(configs)
+
+
+def test_pooled_weights_rank_as_well_as_a_ridge_with_twice_the_evaluations(tiny: SearchSpace) -> None:
+    rows = tiny.sample_genotypes(np.random.default_rng(98), 1000)
+    truth = true_accuracy(tiny, rows)
+    taus = {"pooled": [], "ridge": []}
+    for seed in range(3):
+        for kind, count in (("pooled", 100), ("ridge", 200)):
+            predictor = fit_predictor(tiny, *measured(tiny, count, seed), kind=kind)
+            taus[kind].append(kendalltau(predictor.predict_genotypes(rows), truth).statistic)
+    assert np.mean(taus["pooled"]) > np.mean(taus["ridge"])
+
+
+def test_pooled_weights_find_a_quadratic_truth_of_the_stages(tiny: SearchSpace) -> None:
+    """Without noise, what the model can express exactly is found nearly exactly."""
+    encoder, rng = GenotypeEncoder(tiny), np.random.default_rng(0)
+    rows = tiny.sample_genotypes(rng, 600)
+    features = encoder.features(rows).astype(np.float64)
+    levels = features @ stage_levels(encoder)
+    direction = rng.normal(size=levels.shape[1])
+    truth = 0.5 + 0.05 * features @ rng.normal(size=features.shape[1]) / 5 - 0.01 * (levels @ direction) ** 2
+    assert 0 < truth.min() < truth.max() < 1
+    predictor = fit_predictor(tiny, tiny.decode(rows[:400]), truth[:400], kind="pooled")
+    errors = predictor.predict_genotypes(rows[400:]) - truth[400:]
+    assert np.sqrt(np.mean(errors**2)) < 0.05 * truth.std()
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_w1.2", "proxyless_w1.3", "resnet50", "mobilenet_v3_tiny"])
+def test_blocks_share_weights_within_their_stage_alone(name: str) -> None:
+    """The blocks' stages are guessed from which depth adds which block; the layer sites know them."""
+    space = get_space(name)
+    encoder = GenotypeEncoder(space)
+    stage_of = {
+        gene: site.name.rpartition("_block")[0]
+        for site in space.sites
+        if "_block" in site.name and site.name.startswith("stage")
+        for gene in site.genes
+        if space.dimensions[gene].kind in ("kernel", "expand")
+    }
+    level = stage_levels(encoder)
+    for column in level.T:
+        genes = {gene for gene in encoder.gene_of_feature[column != 0].tolist() if gene in stage_of}
+        assert len({stage_of[gene] for gene in genes}) <= 1
+    mean_levels = [column for column in level.T if {*encoder.gene_of_feature[column != 0]} & {*stage_of}]
+    kinds = {space.dimensions[gene].kind for gene in stage_of}
+    optional = {dim.needs_depth[0] for dim in space.dimensions if dim.needs_depth}
+    assert len(mean_levels) == len(kinds) * len(set(stage_of.values())) + len(optional)
+    assert all(part.shape[0] == len(encoder.names) for part in shared_parts(encoder))
+
+
+def test_the_resnet_space_is_fitted_too() -> None:
+    space = get_space("resnet50")
+    rng = np.random.default_rng(0)
+    rows = space.sample_genotypes(rng, 300)
+    truth = true_accuracy(space, rows)
+    noisy = measured_accuracy(rng, truth, IMAGES)
+    predictor = fit_predictor(space, space.decode(rows[:100]), noisy[:100], kind="pooled")
+    assert kendalltau(predictor.predict_genotypes(rows[100:]), truth[100:]).statistic > 0.8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("coverage", [0.8, 0.9])
+def test_intervals_cover_evaluations_of_unseen_subnets_as_often_as_asked(
+    fitted: dict[str, AccuracyPredictor], tiny: SearchSpace, kind: str, coverage: float
+) -> None:
+    configs, accuracies = measured(tiny, 2000, seed=50)
+    low, high = fitted[kind].interval(configs, coverage=coverage)
+    share = np.mean((low <= accuracies) & (accuracies <= high))
+    assert coverage - 0.05 <= share <= coverage + 0.06
+    assert low.dtype == high.dtype == np.float32
+    assert (high - low).max() < 0.15
+
+
+def test_intervals_stay_in_0_to_1_and_are_all_of_it_where_residuals_are_too_few(tiny: SearchSpace) -> None:
+    configs, accuracies = measured(tiny, 25)
+    predictor = fit_predictor(tiny, configs, accuracies, kind="ridge")
+    subnets = [tiny.smallest(), tiny.largest()]
+    low, high = predictor.interval(subnets, coverage=0.97)  # ceil(26 * 0.97) = 26 of 25 residuals
+    assert (low.tolist(), high.tolist()) == ([0, 0], [1, 1])
+    low, high = predictor.interval(subnets, coverage=0.96)  # ceil(26 * 0.96) = 25: the largest
+    assert predictor.residuals is not None
+    np.testing.assert_allclose(high - low, 2 * predictor.residuals.max(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("coverage", [0, 1, -0.5, float("nan")])
+def test_a_coverage_outside_of_0_to_1_is_refused(
+    fitted: dict[str, AccuracyPredictor], tiny: SearchSpace, coverage: float
+) -> None:
+    with pytest.raises(ConfigError, match=r"coverage is .*; allowed: between 0 and 1"):
+        fitted["ridge"].interval([tiny.smallest()], coverage=coverage)
+
+
+def test_a_stack_of_squares_computes_them(tiny: SearchSpace) -> None:
+    rng = np.random.default_rng(0)
+    weights = (rng.normal(size=(77, 3)).astype(np.float32), rng.normal(size=(3, 1)).astype(np.float32))
+    biases = (rng.normal(size=3).astype(np.float32), rng.normal(size=1).astype(np.float32))
+    x = rng.integers(0, 2, size=(40, 77)).astype(np.float32)
+    expected = (x @ weights[0] + biases[0]) ** 2 @ weights[1] + biases[1]
+    np.testing.assert_allclose(DenseStack(weights, biases, "square")(x), expected[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_predictor_of_another_space_is_refused_by_both_names(
@@ -163,6 +283,12 @@ def _swap_tensors(folder: Path, **tensors: np.ndarray) -> None:
         (lambda f: _change(f, encoding={"digest": "0"}), "another encoding of 'mobilenet_v3_tiny'"),
         (lambda f: (f / "predictor.safetensors").unlink(), "cannot read"),
         (lambda f: (f / "predictor.safetensors").write_bytes(b"x"), "has SHA-256"),
+        (lambda f: _change(f, activations=["sine"]), "is not a predictor"),
+        (
+            lambda f: _swap_tensors(f, residuals=np.float32([0.2, 0.1])),
+            r"residuals are float32 \[2\]; expected float32, asc",
+        ),
+        (lambda f: _swap_tensors(f, residuals=np.float32([-0.1])), "residuals are"),
         (lambda f: _swap_tensors(f, more=np.zeros(1, np.float32)), "unknown: more"),
         (lambda f: _swap_tensors(f, **{"0.0.weight": np.full((77, 1), np.nan, np.float32)}), "not finite"),
         (lambda f: _swap_tensors(f, **{"0.0.weight": np.zeros((76, 1), np.float32)}), "takes 76 features; expected 77"),
@@ -196,7 +322,7 @@ def test_weights_that_are_no_safetensors_file_are_refused(fitted: dict[str, Accu
         (30, [0.5] * 29 + [float("nan")], "ridge", "accuracy nan of subnet 29"),
         (30, [55.0] * 30, "ridge", r"accuracy 55.0 of subnet 0 \(and 29 more faults\); allowed: 0 to 1"),
         (19, [0.5] * 19, "ridge", "19 measured subnets are too few for a predictor; measure at least 20"),
-        (30, [0.5] * 30, "forest", "unknown kind of predictor 'forest'; allowed: mlp, ridge"),
+        (30, [0.5] * 30, "forest", "unknown kind of predictor 'forest'; allowed: mlp, ridge, pooled"),
     ],
 )
 def test_evaluations_that_cannot_be_fitted_are_refused(
@@ -220,6 +346,37 @@ def test_the_comparison_reports_held_out_subnets_and_keeps_the_predictor_that_it
     assert result.standard_error == pytest.approx(np.sqrt(mean * (1 - mean) / IMAGES))
     assert result.predictor.details["comparison"] == result.to_dict()
     assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
+
+
+@pytest.mark.parametrize(("images", "least"), [(200, 0.5), (2000, 0.7)])
+def test_the_noise_ceiling_is_the_tau_between_truth_and_evaluation(
+    tiny: SearchSpace, images: int, least: float
+) -> None:
+    rng = np.random.default_rng(6)
+    truth = true_accuracy(tiny, tiny.sample_genotypes(rng, 3000))
+    halves = np.stack([measured_accuracy(rng, truth, images // 2) for _ in range(2)], axis=1)
+    ceiling = noise_ceiling(halves)
+    assert ceiling is not None
+    assert ceiling == pytest.approx(kendalltau(truth, halves.mean(axis=1)).statistic, abs=0.03)
+    assert least < ceiling < 1
+
+
+def test_a_noise_ceiling_is_0_for_chance_and_none_where_nothing_can_be_told() -> None:
+    rng = np.random.default_rng(0)
+    chance = np.stack([np.arange(50), -np.arange(50)], axis=1) / 50
+    assert noise_ceiling(chance) == 0
+    assert noise_ceiling(np.repeat(rng.random((40, 1)), 2, axis=1)) == pytest.approx(1)
+    assert noise_ceiling(rng.random((19, 2))) is None
+    assert noise_ceiling(np.stack([np.ones(30), rng.random(30)], axis=1)) is None
+    assert noise_ceiling(np.empty((0, 2))) is None
+
+
+def test_the_comparison_reports_the_ceiling_beside_tau(tiny: SearchSpace) -> None:
+    configs, accuracies = measured(tiny, 30)
+    halves = np.stack([accuracies, accuracies], axis=1)
+    found = compare_predictors(tiny, configs, accuracies, images=IMAGES, halves=halves)
+    assert found.to_dict()["kendall_ceiling"] == pytest.approx(1)
+    assert compare_predictors(tiny, configs, accuracies, images=IMAGES).kendall_ceiling is None
 
 
 def test_the_choice_does_not_look_at_the_held_out_subnets(tiny: SearchSpace) -> None:

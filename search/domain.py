@@ -1,0 +1,98 @@
+"""The part of a space that a search may use, and random moves inside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from latency_tables import LatencyTable
+from search.encoding import GenotypeEncoder
+from supernet.errors import TableError
+from supernet.spaces import Genotypes, Kind, SearchSpace, Value
+
+
+class Domain:
+    """A space, or some values of its dimensions. Immutable; whole matrices at once.
+
+    Args:
+        space: the space.
+        within: for some kinds of dimensions, the only values to use; None: all.
+
+    Attributes:
+        encoder: of the space.
+        counts: number of allowed choices of each gene, intp (genes,).
+
+    Raises:
+        ConfigError: `within` leaves a dimension without values.
+    """
+
+    def __init__(self, space: SearchSpace, within: Mapping[Kind, Sequence[Value]] | None = None) -> None:
+        self.space = space
+        self.encoder = GenotypeEncoder(space)
+        allowed = [space.indices_within(gene, within) for gene in range(len(space.dimensions))]
+        self.counts = np.array([len(indices) for indices in allowed], dtype=np.intp)
+        self._is_whole = all(len(a) == len(dim.choices) for a, dim in zip(allowed, space.dimensions, strict=True))
+        self._factors = self.counts.astype(np.float32)
+        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        self._starts = starts.astype(np.intp)
+        self._indices = np.concatenate(allowed).astype(np.int8)
+        self._gene_of = np.repeat(np.arange(len(allowed)), self.counts)
+
+    def random(self, rng: np.random.Generator, count: int) -> Genotypes:
+        """Uniform rows gene by gene, int8 (count, genes), not canonical."""
+        drawn = rng.random((count, len(self.counts)), dtype=np.float32) * self._factors
+        if self._is_whole:
+            return drawn.astype(np.int8)
+        rows: Genotypes = self._indices[drawn.astype(np.intp) + self._starts]
+        return rows
+
+    def largest(self) -> Genotypes:
+        """Every gene at its greatest allowed choice, int8 (genes,)."""
+        genotype: Genotypes = self._indices[self._starts + self.counts - 1]
+        return genotype
+
+    def one_gene_changes(self, genotype: Genotypes) -> Genotypes:
+        """The genotype with one gene set to one of its choices, int8 (all choices of all genes, genes).
+
+        Not canonical; the genotype itself is among the rows, once a gene.
+        """
+        rows = np.tile(genotype, (len(self._gene_of), 1))
+        rows[np.arange(len(rows)), self._gene_of] = self._indices
+        return rows
+
+    def canonical(self, genotypes: Genotypes) -> Genotypes:
+        """Inactive genes set to 0."""
+        return self.encoder.canonical(genotypes)
+
+
+def known_resolutions(space: SearchSpace, predictor: object, tables: Mapping[str, LatencyTable]) -> tuple[int, ...]:
+    """The space's resolutions, ascending, that the predictor and every table know.
+
+    Args:
+        space: the space.
+        predictor: its attribute `resolutions` names those that it knows; absent or None: all.
+        tables: device -> latency table.
+
+    Raises:
+        TableError: none is left, or a table is for another space.
+    """
+    (every,) = (dim.choices for dim in space.dimensions if dim.kind == "resolution")
+    known = {"the predictor": getattr(predictor, "resolutions", None) or every}
+    faults = []
+    for device, table in tables.items():
+        coverage = table.coverage(space)
+        known[f"the table of {device!r}"] = coverage.covered
+        if not coverage.covered:
+            faults.append(
+                f"the table of {device!r} covers none: {len(coverage.missing)} of "
+                f"{coverage.present + len(coverage.missing)} rows missing, such as {coverage.missing[0]}"
+            )
+    found = tuple(int(value) for value in every if all(value in values for values in known.values()))
+    if not found:
+        faults = faults or [f"{who} knows {', '.join(map(str, values))}" for who, values in known.items()]
+        raise TableError(
+            f"no resolution of {space.name!r} is known by all: {'; '.join(faults)}; complete the tables with: "
+            "onceforall profile RUN_FOLDER --device NAME"
+        )
+    return found
