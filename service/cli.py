@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from service.commands.demo import demo
+from service.commands.export import export
 from service.commands.extract import evaluate, extract
+from service.commands.front import front
 from service.commands.import_ofa import import_ofa
 from service.commands.predictor import predictor
 from service.commands.profile import profile
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, evaluate, predictor, profile, search, extract, import_ofa, serve, demo):
+for command in (train, evaluate, predictor, profile, search, front, extract, export, import_ofa, serve, demo):
     app.command()(command)
 app.add_typer(tables, name="tables")
 

@@ -18,7 +18,12 @@ from service.runs import PARTS
 from supernet.errors import CheckpointError, OnceForAllError, TableError
 from supernet.files import atomic_path, sha256_file
 
-_FORMATS = {".json": "application/json", ".yaml": "application/yaml", ".yml": "application/yaml"}
+_FORMATS = {
+    ".json": "application/json",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".csv": "text/csv",
+}
 Json = dict[str, Any]
 
 
@@ -93,7 +98,7 @@ class Client:
         return self._call("POST", "/devices", json={"name": name, **body})
 
     def upload_table(self, device: str, path: str | Path, *, dry_run: bool = False) -> Json:
-        """Upload a latency table (.json, .yaml) as the device's next version; the answer states its coverage.
+        """Upload a latency table (.json, .yaml, .csv) as the device's next version; the answer states its coverage.
 
         Raises:
             TableError: the file cannot be read.
@@ -102,7 +107,10 @@ class Client:
         path = Path(path)
         media_type = _FORMATS.get(path.suffix.lower())
         if media_type is None:
-            raise ServiceError(f"{str(path)!r} is no latency table; allowed endings: {', '.join(_FORMATS)}")
+            raise ServiceError(
+                f"{str(path)!r} is no latency table; allowed endings: {', '.join(_FORMATS)}; make such a file with:"
+                " onceforall tables convert"
+            )
         try:
             content = path.read_bytes()
         except OSError as error:

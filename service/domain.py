@@ -109,7 +109,7 @@ class TableRecord:
         missing: rows that the space needs and the table lacks.
         provenance: how it was measured.
         content: the uploaded file.
-        format: "json" or "yaml".
+        format: "json", "yaml" or "csv".
     """
 
     id: str

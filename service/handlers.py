@@ -128,12 +128,11 @@ class Workshop:
             assert record is not None
             provenance = tables.load(self._artifacts, record).provenance
             measured_ms = None
-            if _measured_here(provenance):
+            batch, threads = provenance.batch, provenance.threads
+            if batch is not None and threads is not None and _measured_here(provenance):
                 side = candidate.config.resolution
-                shape = (provenance.batch, 3, side, side)
-                measured_ms = _least_latency_ms(
-                    subnet, shape, provenance.threads, candidate.costs[f"latency_ms@{device}"]
-                )
+                shape = (batch, 3, side, side)
+                measured_ms = _least_latency_ms(subnet, shape, threads, candidate.costs[f"latency_ms@{device}"])
             found[device] = Latency(candidate.costs[f"latency_ms@{device}"], measured_ms)
         return found
 
@@ -190,6 +189,7 @@ def _card(
             "accuracy": candidate.predicted_accuracy,
             **counts,
             "latency_ms": {device: latency.predicted_ms for device, latency in latencies.items()},
+            "costs": dict(candidate.costs),  # all that limits can be on, as budgets name them
         },
         "measured": {
             **measured_part(measured),

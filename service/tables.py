@@ -14,6 +14,9 @@ from service.storage.artifacts import ArtifactStore
 from supernet.errors import TableError
 from supernet.spaces import get_space
 
+MEDIA_TYPES = {"application/json": "json", "application/yaml": "yaml", "text/csv": "csv"}
+"""Of an uploaded table -> its format."""
+
 
 @dataclass(frozen=True)
 class RegisteredTable:
@@ -41,7 +44,7 @@ def register(context: Context, device_name: str, data: bytes, format: str, *, dr
         NotFoundError: no such device.
         TableError: the table is malformed, or for another device.
         ConfigError: its space is unknown.
-        ConflictError: it was measured with other threads or another batch than the device states.
+        ConflictError: it says that it was measured with other threads or another batch than the device states.
     """
     device = find_device(context, device_name)
     table = parse_table(data, format)
@@ -106,7 +109,7 @@ def _check_device(device: Device, table: LatencyTable) -> None:
             ("threads", table.provenance.threads, device.threads),
             ("batch", table.provenance.batch, device.batch),
         )
-        if have != want
+        if have is not None and have != want
     ]
     if faults:
         raise ConflictError(

@@ -17,9 +17,14 @@ from service.storage import devices
 
 router = APIRouter(prefix="/devices", tags=["devices"])
 
-_FORMATS = {"application/json": "json", "application/yaml": "yaml"}
 _TABLE: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {kind: {"schema": {"type": "object"}} for kind in _FORMATS}}
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string" if format == "csv" else "object"}}
+            for kind, format in tables.MEDIA_TYPES.items()
+        },
+    }
 }
 
 
@@ -65,9 +70,10 @@ async def upload_table(
 
     201 with coverage, missing rows and doubtful rows; 200 when this very table is stored already, or with `dry_run`.
     """
-    format = _FORMATS.get(media_type(request))
+    format = tables.MEDIA_TYPES.get(media_type(request))
     if format is None:
-        raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: {', '.join(_FORMATS)}")
+        allowed = ", ".join(tables.MEDIA_TYPES)
+        raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: {allowed}")
     data = await request.body()
     table = await run_in_threadpool(tables.register, context, device, data, format, dry_run=dry_run)
     if table.stored:

@@ -31,7 +31,8 @@ def show(context: ContextDep, table: DigestPath) -> TableOut:
 def content(request: Request, context: ContextDep, table: DigestPath) -> Response:
     """The file as it was uploaded."""
     record = _find(context, table)
-    return file_response(request, context.artifacts, record.content, f"application/{record.format}")
+    kind = next(kind for kind, format in tables.MEDIA_TYPES.items() if format == record.format)
+    return file_response(request, context.artifacts, record.content, kind)
 
 
 @router.post("/{table}/estimate", dependencies=[JSON_BODY])

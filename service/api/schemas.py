@@ -80,11 +80,13 @@ class DeviceIn(Incoming):
 
 
 class Constraint(Incoming):
-    """One upper limit. `device` belongs to `latency_ms` and to no other metric."""
+    """One upper limit. `device` and `quantile` belong to `latency_ms` and to no other metric."""
 
-    metric: Literal["latency_ms", "macs", "params", "size_bytes"]
+    metric: Literal["latency_ms", "macs", "params", "peak_memory_bytes", "size_bytes"]
     device: Name | None = None
-    max: float = Field(gt=0)
+    max: float = Field(gt=0, description="in the metric's unit, or a share of the largest subnet's cost if `relative`")
+    relative: bool = False
+    quantile: float | None = Field(default=None, ge=0.5, le=0.999, description="share of the runs within the limit")
 
 
 class SubnetRequestIn(Incoming):

@@ -10,10 +10,13 @@ import typer
 
 from service.commands.data_options import SkipCorrupt, Workers, named_files
 from service.commands.output import Json, Threads, millions, percent, print_json, use_threads
+from service.commands.profile import RUNTIMES, Runtime, checked_runtime
 from supernet.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
     from supernet.arch import SubnetConfig
+    from supernet.network import Network
+    from supernet.onnx_network import OnnxNetwork
     from supernet.spaces import SearchSpace
 
 
@@ -67,17 +70,19 @@ def evaluate(
     workers: Workers = None,
     skip_corrupt: SkipCorrupt = False,
     device: Annotated[str, typer.Option(help="Where to classify: cpu, cuda, or auto.")] = "auto",
+    runtime: Runtime = "torch",
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Measure a stored subnet, in this process or in all that torchrun started.
 
     A folder's files are read as the subnet's training read them, and those of the asked parts alone. Accuracy on
-    images, MACs and parameters counted on the real modules, latency on the CPU here.
+    images, MACs and parameters counted on the real modules, latency on the CPU here. With --runtime onnxruntime, the
+    subnet is exported and ONNX Runtime classifies the images (on the CPU) and is timed.
     """
     import torch
 
-    from latency_tables import measure_module_ms
+    from latency_tables import measure_module_ms, measure_onnx_ms
     from latency_tables.counter import counted_macs
     from service.cards import count_params
     from supernet.evaluation import BATCH_SIZE, count_correct, standard_error
@@ -94,8 +99,11 @@ def evaluate(
     if device not in ("cpu", "cuda", "auto") or (device == "cuda" and not torch.cuda.is_available()):
         usable = ["cpu", "cuda", "auto"] if torch.cuda.is_available() else ["cpu", "auto"]
         raise ConfigError(f"--device is {device!r}; usable here: {', '.join(usable)}")
+    onnx = checked_runtime(runtime) == "onnxruntime"
+    if onnx and device == "cuda":
+        raise ConfigError("--runtime onnxruntime classifies on the CPU; leave out --device cuda")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and not onnx else "cpu"
     use_threads(threads)
     subnet = load_subnet(path)
     size = largest_resolution(subnet.space) if isinstance(subnet, Subnet) else subnet.resolution
@@ -113,11 +121,11 @@ def evaluate(
     with joined(device) as here:
         if images.skipped and here.first:
             typer.echo(named_files("left out", images.skipped), err=True)
-        subnet.to(device)
+        classify = _in_onnxruntime(subnet, threads) if onnx else subnet.to(device)
         for name in parts:
             batches_of = images.test_batches if name == "test" else images.holdout_batches
             mine = [
-                (count_correct(subnet, pixels, labels, resolution, normalisation), len(labels))
+                (count_correct(classify, pixels, labels, resolution, normalisation), len(labels))
                 for pixels, labels in batches_of(BATCH_SIZE, (here.rank, here.count))
             ]
             correct, total = map(int, here.sum(sum(right for right, _ in mine), sum(count for _, count in mine)))
@@ -137,7 +145,10 @@ def evaluate(
         "skipped": list(images.skipped),
         "macs": counted_macs(subnet, resolution),
         "params": count_params(subnet),
-        "latency_ms": measure_module_ms(subnet, (1, 3, resolution, resolution)).median_ms,
+        "runtime": RUNTIMES[runtime],
+        "latency_ms": (
+            measure_onnx_ms(subnet) if onnx else measure_module_ms(subnet, (1, 3, resolution, resolution))
+        ).median_ms,
     }
     if as_json:
         print_json(report)
@@ -149,8 +160,18 @@ def evaluate(
         )
     typer.echo(
         f"{millions(report['macs'])} MACs, {millions(report['params'])} parameters, "
-        f"{report['latency_ms']:.3f} ms on 1 thread"
+        f"{report['latency_ms']:.3f} ms on 1 thread ({report['runtime']})"
     )
+
+
+def _in_onnxruntime(subnet: Network, threads: int) -> OnnxNetwork:
+    """The subnet as ONNX Runtime computes it, for any number of images."""
+    from supernet.onnx_graph import onnx_model
+    from supernet.onnx_network import OnnxNetwork
+
+    shape = (None, 3, subnet.resolution, subnet.resolution)
+    model = onnx_model(subnet.named_children(), input_shape=shape)
+    return OnnxNetwork(model.SerializeToString(), threads=threads)
 
 
 def _read_config(text: str, space: SearchSpace) -> SubnetConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,8 @@ def import_ofa(
         )
         assert supernet is not None
         assert run is not None
+        if data_root is not None and not data:
+            raise ConfigError(f"--data-root {data_root} without --data: say what is there, for example --data folder")
         options = FolderOptions(stream, workers, skip_corrupt)
         report = _import_supernet(supernet, space, run, data, data_root, options, calibration_images)
     if as_json:
@@ -141,7 +144,7 @@ def _import_subnet(net_config: Path, run_config: Path | None, weights: Path | No
         _write_subnet(architecture, weights, out, report)
     elif out is not None:
         write_json(out / "architecture.json", report)
-    return report | {"folder": out and str(out)}
+    return report | {"folder": out and str(out), "weights": weights and str(weights)}
 
 
 def _write_subnet(architecture: Architecture, weights: Path, out: Path, report: dict[str, Any]) -> None:
@@ -175,10 +178,12 @@ def _print_subnet(report: dict[str, Any]) -> None:
         f"{millions(report['macs'])} MACs, {millions(report['params'])} parameters"
     )
     if report["config"]:
-        typer.echo(f"a subnet of {report['space']}: {report['config']}")
+        typer.echo(f"a subnet of {report['space']}: {json.dumps(report['config'])}")
     elif report["space_but_for_resolution"]:
         typer.echo(f"a subnet of {report['space_but_for_resolution']} but for its resolution, which the space lacks")
     else:
         typer.echo("a subnet of none of the search spaces")
     if report["folder"]:
         typer.echo(f"-> {report['folder']}")
+        if report["weights"]:
+            typer.echo(f"next: onceforall evaluate {report['folder']} --data folder --data-root IMAGES")

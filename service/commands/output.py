@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes. Small networks gain little.")
+    int, typer.Option(min=0, max=1024, help="CPU threads; 0: as many as torch takes. Small networks gain little.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 

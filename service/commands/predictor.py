@@ -14,15 +14,24 @@ def predictor(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     count: Annotated[int, typer.Option(help="Subnets to measure; those measured before count.")] = 200,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which random subnets, and the fit.")] = 0,
+    front_share: Annotated[
+        float, typer.Option(help="Share of the subnets to take near the predicted front of accuracy and MACs.")
+    ] = 0.0,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Evaluate calibrated random subnets on the run's held-out images, and fit an accuracy predictor."""
+    """Evaluate calibrated random subnets on the run's held-out images, and fit an accuracy predictor.
+
+    Started by torchrun, all processes share the evaluations; the result is the same.
+    """
+    import numpy as np
+
     from search import Evaluation, collect_evaluations, compare_predictors
     from search.predictors.compare import require_enough
     from supernet.arch import SubnetConfig
     from supernet.evaluation import measure_subnet
     from supernet.runs import RunFolder
+    from supernet.training.processes import joined
 
     use_threads(threads)
     require_enough(count)
@@ -31,15 +40,28 @@ def predictor(
 
     def evaluate(config: SubnetConfig) -> Evaluation:
         measured = measure_subnet(net, config, pack, before_calibration=False)
-        return Evaluation(config, measured.correct, measured.total)
+        return Evaluation(config, measured.correct, measured.total, correct_by_half=measured.correct_by_half)
 
-    with progress_bar("evaluating subnets") as progress:
-        found = collect_evaluations(run, evaluate, space=folder.space, count=count, seed=seed, progress=progress)
+    with joined("cpu") as here, progress_bar("evaluating subnets") as progress:
+        found = collect_evaluations(
+            run,
+            evaluate,
+            space=folder.space,
+            count=count,
+            seed=seed,
+            front_share=front_share,
+            progress=progress if here.first else None,
+            processes=here,
+        )
+    if not here.first:
+        return
+    halves = [evaluation.accuracy_by_half for evaluation in found if evaluation.accuracy_by_half is not None]
     comparison = compare_predictors(
         folder.space,
         [evaluation.config for evaluation in found],
         [evaluation.accuracy for evaluation in found],
         images=found[0].total,
+        halves=np.array(halves).reshape(-1, 2),
         seed=seed,
         details={
             "weights_sha256": folder.weights_sha256,
@@ -72,6 +94,11 @@ def predictor(
             for kind, score in comparison.scores.items()
         ],
     )
+    if comparison.kendall_ceiling is not None:
+        typer.echo(
+            f"Kendall tau that the noise of {found[0].total} images allows a perfect predictor: "
+            f"{comparison.kendall_ceiling:.3f}"
+        )
     typer.echo(
         f"standard error of one evaluation as an estimate for new images: {100 * comparison.standard_error:.2f} points"
     )

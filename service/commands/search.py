@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.commands.output import Json, percent, print_json, progress_bar
+from service.commands.searched import PredictorPath, Run, Tables, read_predictor, read_space, read_tables
+from supernet.errors import ConfigError
 
 if TYPE_CHECKING:
     from search import Candidate
 
 
 def search(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run with a predictor.")],
-    budget: Annotated[str, typer.Option(help='For example "macs<=3M, latency_ms@this-cpu<=2".')],
-    table: Annotated[list[Path] | None, typer.Option(help="Latency table; repeat for more devices.")] = None,
+    run: Run,
+    budget: Annotated[str, typer.Option(help='For example "macs<=3M, latency_ms@this-cpu<=2", "macs<=60%".')],
+    table: Tables = None,
+    predictor: PredictorPath = None,
+    front: Annotated[Path | None, typer.Option(help="Look the answer up on this front instead of searching.")] = None,
     population: Annotated[int, typer.Option(help="Subnets a generation.")] = 100,
     generations: Annotated[int, typer.Option(help="Generations after the first.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
@@ -24,24 +28,27 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Evolve subnets towards the greatest predicted accuracy within all limits of the budget."""
-    from latency_tables import Budget, LatencyTable
-    from search import AccuracyPredictor, EvolutionarySearch
-    from supernet.errors import CheckpointError
+    from latency_tables import Budget
+    from search import EvolutionarySearch, ParetoFront
     from supernet.files import write_json
-    from supernet.runs import RunFolder
 
     limits = Budget.parse(budget)
-    folder = RunFolder(run)
-    tables = {loaded.device: loaded for loaded in map(LatencyTable.load, table or [])}
-    if not folder.predictor_path.exists():
-        raise CheckpointError(f"{str(run)!r} has no accuracy predictor; make one with: onceforall predictor {run}")
-    predictor = AccuracyPredictor.load(folder.predictor_path, space=folder.space)
-    engine = EvolutionarySearch(
-        folder.space, predictor, tables, population=population, generations=generations, seed=seed
-    )
-    engine.check(limits)
-    with progress_bar("generations") as progress:
-        found = engine.run(limits, progress=progress)
+    if front is not None:
+        kept = ParetoFront.load(front)
+        if kept.space.name != (asked := read_space(run)).name:
+            raise ConfigError(
+                f"the front {str(front)!r} is of space {kept.space.name!r}, not of {asked.name!r}; "
+                f"make one with: onceforall front {run} --metric macs"
+            )
+        found = kept.look_up(limits)
+    else:
+        fitted = read_predictor(run, predictor)
+        engine = EvolutionarySearch(
+            fitted.space, fitted, read_tables(table), population=population, generations=generations, seed=seed
+        )
+        engine.check(limits)
+        with progress_bar("generations") as progress:
+            found = engine.run(limits, progress=progress)
     if as_json:
         print_json({"budget": str(limits), **found.to_dict()})
     else:

@@ -20,6 +20,7 @@ def test_a_card_counts_on_the_network_what_its_layers_say_and_is_plain_json(run_
     assert (card["measured"]["macs"], card["measured"]["params"]) == (macs(layers), params(layers))
     assert card["measured"]["accuracy"] == card["measured"]["correct"] / card["measured"]["total"]
     assert card["measured"]["accuracy_before_calibration"] is None
+    assert sum(measured.correct_by_half) == measured.correct
     assert card["digests"] == {
         "weights": run.weights_sha256,
         "images": run.images_sha256,

@@ -20,7 +20,19 @@ from supernet.files import sha256_file
 from supernet.spaces import SearchSpace
 from supernet.subnet_file import load_subnet
 
-COMMANDS = ("train", "evaluate", "predictor", "profile", "tables", "search", "extract", "import-ofa", "serve", "demo")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predictor",
+    "profile",
+    "tables",
+    "search",
+    "extract",
+    "export",
+    "import-ofa",
+    "serve",
+    "demo",
+)
 
 
 def _onceforall(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,8 +98,9 @@ def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> No
     fitted = _onceforall("predictor", run, "--count", 30, "--json")
     assert fitted.returncode == 0, fitted.stderr
     report = json.loads(fitted.stdout)
-    assert set(report["scores"]) == {"mlp", "ridge"}
+    assert set(report["scores"]) == {"mlp", "ridge", "pooled"}
     assert report["standard_error"] > 0
+    assert 0 <= report["kendall_ceiling"] <= 1
     budget = "macs<=3M, latency_ms@paper-cpu<=0.4"
     found = _onceforall("search", run, "--budget", budget, "--table", table, "--out", config, "--json")
     assert found.returncode == 0, found.stderr

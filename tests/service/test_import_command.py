@@ -207,6 +207,22 @@ def test_weights_of_another_network_leave_nothing_behind(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_of_a_whole_supernet_are_recognised(tmp_path: Path, weights: Path) -> None:
+    files = _write(tmp_path, _net_config(), 128)
+    with pytest.raises(CheckpointError, match=r"of a whole supernet .* onceforall import-ofa WEIGHTS --space NAME"):
+        _run("import-ofa", *files, "--weights", weights, "--out", tmp_path / "out")
+
+
+def test_a_folder_in_place_of_weights_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a folder; name the file in it that holds the state dict"):
+        _run("import-ofa", tmp_path, "--space", SPACE, "--run", tmp_path / "run")
+
+
+def test_images_without_their_kind_are_not_ignored(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data-root .* without --data: say what is there"):
+        _run("import-ofa", "a.pt", "--space", SPACE, "--run", tmp_path / "run", "--data-root", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import torch
 
-from latency_tables import Budget, macs, params
+from latency_tables import Budget, macs, params, peak_memory_bytes
 from service.client import Client, ServiceError
 from supernet import SubnetConfig, get_space
 from supernet.subnet_file import load_subnet
@@ -98,6 +98,16 @@ def test_a_new_request_answers_202_with_the_location_of_its_job(client: Client, 
     job = httpx.get(url + answer.headers["location"]).json()
     assert job["id"] == answer.json()["id"]
     assert client.request_subnet("noise", "params<=400K")["measured"]["params"] <= 400_000
+
+
+def test_shares_percentiles_and_peak_memory_are_kept_by_the_subnet(client: Client) -> None:
+    largest = macs(SPACE.layers(SPACE.largest()))
+    subnet = client.request_subnet("noise", "macs<=25%, latency_ms@bench<=2.5 p95, peak_memory_bytes<=100kB")
+    config = SubnetConfig.from_dict(subnet["config"])
+    assert macs(SPACE.layers(config)) <= 0.25 * largest
+    assert peak_memory_bytes(SPACE.layers(config)) <= 100_000
+    predicted = subnet["predicted"]["costs"]
+    assert predicted["latency_ms@bench"] < predicted["latency_ms@bench:p95"] <= 2.5
 
 
 def test_an_infeasible_budget_is_refused_at_once_with_the_tightest_limit_and_the_nearest_subnet(client: Client) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ('{"metric": "macs", "device": "bench", "max": 3}', "constraints", "device"),
         ('{"metric": "latency_ms", "device": "nobody", "max": 3}', "constraints", "no device 'nobody'"),
         ('{"metric": "macs", "max": 3}, {"metric": "macs", "max": 4}', "constraints", "more than one limit for macs"),
+        ('{"metric": "macs", "max": 3, "quantile": 0.95}', "constraints", "leave the percentile out"),
+        ('{"metric": "latency_ms", "device": "bench", "max": 3, "quantile": 95}', "quantile", "less than or equal to"),
+        ('{"metric": "macs", "max": 0.5, "relative": "yes"}', "relative", "valid boolean"),
         ("", "constraints", "at least 1 item"),
     ],
 )
@@ -178,7 +182,8 @@ def upload(
     http: httpx.Client, content: bytes, kind: str = "json", device: str = "bench", **query: str
 ) -> httpx.Response:
     path = f"/devices/{device}/latency-tables"
-    return http.post(path, content=content, params=query, headers={"Content-Type": f"application/{kind}"})
+    media_type = "text/csv" if kind == "csv" else f"application/{kind}"
+    return http.post(path, content=content, params=query, headers={"Content-Type": media_type})
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -229,6 +234,45 @@ def test_a_yaml_bomb_is_refused(http: httpx.Client) -> None:
 
 def test_a_table_over_the_cap_is_a_413(http: httpx.Client, settings: Settings) -> None:
     problem_of(upload(http, b" " * (settings.max_table_bytes + 1)), 413)
+
+
+def test_a_csv_table_is_the_same_table_and_comes_back_as_csv(
+    http: httpx.Client, client: Client, tmp_path: Path
+) -> None:
+    http.post("/devices", json={"name": "sheet"})
+    content = make_table("sheet").render("csv")
+    answer = upload(http, content, "csv", device="sheet")
+    assert (answer.status_code, answer.json()["format"], answer.json()["complete"]) == (201, "csv", True)
+    assert upload(http, make_table("sheet").render("json"), device="sheet").json()["id"] == answer.json()["id"]
+    (tmp_path / "sheet.csv").write_bytes(content)
+    assert client.upload_table("sheet", tmp_path / "sheet.csv")["id"] == answer.json()["id"]
+    again = http.get(answer.headers["location"].removeprefix(API) + "/content")
+    assert again.content == content
+    assert again.headers["content-type"].startswith("text/csv")
+    assert again.headers["content-disposition"] == 'attachment; filename="sheet-v1.csv"'
+
+
+def test_a_malformed_csv_table_is_refused(http: httpx.Client, settings: Settings) -> None:
+    for content, message in (
+        (b"layer,median_ms\na,1\n", "says format, version, unit, device, space"),
+        (make_table().render("csv").replace(b"# unit: ms", b"# unit: s"), "unit is 's': input should be 'ms'"),
+        (b"x,1\n" * (1 << 18), "no line '# name: value'"),
+    ):
+        assert message in problem_of(upload(http, content, "csv"), 422)["detail"]
+    problem_of(upload(http, b" " * (settings.max_table_bytes + 1), "csv"), 413)
+
+
+def test_a_table_that_does_not_know_its_threads_contradicts_no_device(http: httpx.Client) -> None:
+    http.post("/devices", json={"name": "vague", "threads": 4})
+    table = make_table("vague")
+    assert (
+        "threads is 1, the device has 4"
+        in problem_of(upload(http, table.render("json"), device="vague"), 409)["detail"]
+    )
+    unknown = replace(table, provenance=replace(table.provenance, threads=None, batch=None))
+    answer = upload(http, unknown.render("json"), device="vague")
+    assert answer.status_code == 201
+    assert answer.json()["provenance"]["threads"] is None
 
 
 def test_a_table_with_missing_rows_is_stored_and_named_but_prices_nothing(http: httpx.Client) -> None:

@@ -1,0 +1,82 @@
+"""What `search` and `front` read: the space, its accuracy predictor and the latency tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from supernet.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from latency_tables import LatencyTable
+    from search import AccuracyPredictor
+    from supernet.spaces import SearchSpace
+
+Run = Annotated[str, typer.Argument(help="Folder of a trained run, or the name of a space (then with --predictor).")]
+Tables = Annotated[list[Path] | None, typer.Option(help="Latency table, file or folder; repeat for more devices.")]
+PredictorPath = Annotated[
+    Path | None, typer.Option(help="Folder of a predictor, or MIT's .pth file.  [default: the run's own]")
+]
+
+
+def read_space(run: str) -> SearchSpace:
+    """The space of a run's folder, or the one of this name.
+
+    Raises:
+        ConfigError: it is neither.
+        CheckpointError: the run's manifest is damaged.
+    """
+    from supernet.runs import RunFolder
+    from supernet.spaces import get_space, list_spaces
+
+    if run not in list_spaces() and not Path(run).is_dir():
+        raise ConfigError(
+            f"{run!r} is neither a run's folder nor a space; spaces: {', '.join(list_spaces())}; "
+            "train a run with: onceforall train"
+        )
+    return get_space(run) if run in list_spaces() else RunFolder(Path(run)).space
+
+
+def read_predictor(run: str, path: Path | None) -> AccuracyPredictor:
+    """The predictor for a run or a space; `path` overrides the run's own.
+
+    Raises:
+        ConfigError: neither a run nor a space, or the predictor is for another space.
+        CheckpointError: there is no predictor, or it is damaged.
+    """
+    from search import AccuracyPredictor
+    from supernet.runs import RunFolder
+
+    space = read_space(run)
+    if path is None:
+        if not Path(run).is_dir():
+            raise ConfigError(f"{run!r} is a space and has no accuracy predictor of its own; name one with --predictor")
+        path = RunFolder(Path(run)).predictor_path
+        if not path.exists():
+            raise CheckpointError(
+                f"{run!r} has no accuracy predictor; make one with: onceforall predictor {run}, or give --predictor"
+            )
+    if path.suffix == ".pth":
+        return AccuracyPredictor.load_ofa(path, space)
+    return AccuracyPredictor.load(path, space=space)
+
+
+def read_tables(paths: Sequence[Path] | None) -> dict[str, LatencyTable]:
+    """Device -> its table.
+
+    Raises:
+        ConfigError: two tables of one device.
+        TableError: one cannot be read.
+    """
+    from latency_tables import LatencyTable
+
+    found: dict[str, LatencyTable] = {}
+    for path in paths or []:
+        table = LatencyTable.load(path)
+        if table.device in found:
+            raise ConfigError(f"{str(path)!r} is a second table of device {table.device!r}; give one table a device")
+        found[table.device] = table
+    return found
