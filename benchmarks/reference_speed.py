@@ -17,9 +17,8 @@ waiting too). Memory is the greatest resident size of the process, the interpret
   pass of the same subnet over the same images takes its turns too.
 - extraction: copying random subnets out of the supernet, after forty to warm up; ours also the very first one.
 - operators: those that have kernels of ours, each alone, ours and PyTorch's in turns, at the shapes of the largest
-  subnet. `weight` and `input` are the two gradients of a depthwise convolution, which ours and PyTorch compute by
-  separate passes; `error` is the gradients' distance from float64. The forward pass is PyTorch's on both sides, and so
-  is all of kernel 3.
+  subnet. `weight` and `input` are the two gradients of a depthwise convolution; only the first, and not that of kernel
+  3, is ours. `error` is the gradients' distance from float64.
 - first step: of a process, with kernels that are compiled, loaded from disk, and off; numba's import is part of it.
 - gradients: all of the largest subnet's, 8 images of 128x128, against plain autograd in float64, relative norm.
 """
@@ -343,7 +342,7 @@ def depthwise(side: int, channels: int, size: int, stride: int, turns: int) -> d
             tensor.requires_grad_(tensor is needed)
         found = passes(lambda x, weight: depthwise_conv2d(x, weight, stride), (x, weight), turns)
         row["forward_ms"] = found["pytorch_forward_ms"]
-        for who in ("ours", "pytorch") if side != 3 else ("pytorch",):
+        for who in ("ours", "pytorch") if side != 3 and name == "weight" else ("pytorch",):
             row |= {f"{who}_{name}_ms": found[f"{who}_backward_ms"], f"{who}_{name}_error": found[f"{who}_error"]}
     return row
 

@@ -5,13 +5,14 @@ Command: python benchmarks/training_recipes.py run --setting fashion-mnist --see
          python benchmarks/training_recipes.py report
 Result:  benchmarks/results/training_recipes/*.json, one file a training; report.json and one picture a setting.
 
-Every arm sees the same images for the same number of epochs, with the same batch of 64, augmentation, regularisation
-and learning rates of the preset "small-images". Those were chosen on handwritten digits with batches of 32, not here
-(for "alphanet" and "delayed" not at all). "none" is the largest network alone, cut down to each subnet. "alone-*" are
-the same subnets, each trained from its own random start as a space of one. Accuracy is on the test part, which
-decides nothing. Cost is the multiply-adds of all forward passes, counted exactly, because seconds on a shared machine
-say little. Finished trainings are not repeated, killed ones go on. FOLDER holds CIFAR-10 as images: train/CLASS/*.jpg
-and test/CLASS/*.jpg.
+Every arm but two sees the same images for the same number of epochs, with the same batch of 64, augmentation,
+regularisation and learning rates of the preset "small-images". Those were chosen on handwritten digits with batches of
+32, not here (for "alphanet" and "delayed" not at all). "none" is the largest network alone, cut down to each subnet.
+"alone-*" are the same subnets, each trained from its own random start as a space of one. "random-equal-cost" and
+"sandwich-equal-cost" train for more or fewer epochs than the others, so that they cost about as much as "progressive".
+Accuracy is on the test part, which decides nothing. Cost is the multiply-adds of all forward passes, counted exactly,
+because seconds on a shared machine say little. Finished trainings are not repeated, killed ones go on. FOLDER holds
+CIFAR-10 as images: train/CLASS/*.jpg and test/CLASS/*.jpg.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cifar10": {"data": "folder", "epochs": 10, "resolutions": (16, 20, 24, 28, 32)},
 }
 RECIPE_ARMS = ("progressive", "none", "random", "sandwich", "alphanet", "delayed")
+EQUAL_COST = {"random-equal-cost": ("random", 4.3), "sandwich-equal-cost": ("sandwich", 0.8)}
+"""Arm -> recipe and how many times the setting's epochs: about the multiply-adds of "progressive"."""
 UNIFORM = {  # subnet -> depth of all stages, kernel and expand ratio of all blocks, number of the resolution
     "smallest": (2, 3, 3, 0),
     "small": (2, 5, 4, 1),
@@ -66,7 +69,7 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("--setting", choices=sorted(SETTINGS), required=True)
     run.add_argument("--seeds", type=int, nargs="+", default=[0])
-    run.add_argument("--arms", nargs="+", default=[*RECIPE_ARMS, *(f"alone-{name}" for name in UNIFORM)])
+    run.add_argument("--arms", nargs="+", default=[*RECIPE_ARMS, *EQUAL_COST, *(f"alone-{name}" for name in UNIFORM)])
     run.add_argument("--data-root", type=Path)
     run.add_argument("--work", type=Path, default=Path("runs/training_recipes"), help="where unfinished runs are")
     commands.add_parser("report")
@@ -93,9 +96,9 @@ def measure(setting_name: str, arm: str, seed: int, data: ImageData, path: Path)
     alone = arm.removeprefix("alone-") if arm.startswith("alone-") else None
     resolutions: tuple[int, ...] = setting["resolutions"]
     space = get_space(SPACE) if alone is None else _space_of_one(alone, resolutions)
-    recipe = {"none": "progressive"}.get(arm, "random" if alone else arm)
-    epochs = {"largest": setting["epochs"]} if arm == "none" else setting["epochs"]
-    stages = build_stages(recipe, space, SMALL_IMAGES, epochs=epochs)
+    recipe, share = EQUAL_COST.get(arm, ({"none": "progressive"}.get(arm, "random" if alone else arm), 1))
+    epochs = round(share * setting["epochs"])
+    stages = build_stages(recipe, space, SMALL_IMAGES, epochs={"largest": epochs} if arm == "none" else epochs)
     if alone is None:
         stages = tuple(replace(stage, choices={**stage.choices, "resolution": resolutions}) for stage in stages)
     settings = TrainingSettings(space.name, stages, recipe, seed=seed, batch_size=BATCH_SIZE, threads=1)
@@ -125,7 +128,7 @@ def measure(setting_name: str, arm: str, seed: int, data: ImageData, path: Path)
         "setting": setting_name,
         "arm": arm,
         "seed": seed,
-        "epochs": setting["epochs"],
+        "epochs": epochs,
         "batch_size": BATCH_SIZE,
         "train_images": data.train_count,
         "seconds": run.manifest["training_seconds"],
@@ -194,8 +197,8 @@ def report() -> None:
         if not runs:
             continue
         table: dict[str, Any] = {}
-        for arm in (*RECIPE_ARMS, "alone"):
-            mine = [run for run in runs if run["arm"].split("-")[0] == arm]
+        for arm in (*RECIPE_ARMS, *EQUAL_COST, "alone"):
+            mine = [run for run in runs if run["arm"] == arm or (arm == "alone" and run["arm"].startswith("alone-"))]
             cells: dict[str, list[tuple[int, float, float]]] = {}
             for run in mine:
                 for name, row in run["subnets"].items():
@@ -203,6 +206,7 @@ def report() -> None:
             if cells:
                 table[arm] = {
                     "seeds": sorted({run["seed"] for run in mine}),
+                    "epochs": mine[0]["epochs"],
                     "forward_macs": sum(run["forward_macs"] for run in mine) / len({run["seed"] for run in mine}),
                     "subnets": {
                         name: {
