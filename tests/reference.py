@@ -7,8 +7,10 @@ torch (`torch._six` is gone, `yaml.load` wants a Loader), and nothing here needs
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ SPACES = ("mobilenet_v3_w1.0", "mobilenet_v3_w1.2", "proxyless_w1.3", "resnet50"
 
 def reference(module: str) -> Any:
     """A module of the reference package, for example ``imagenet_classification.networks``."""
+    sys.modules.setdefault("gdown", ModuleType("gdown"))  # imported for downloads only, which nothing here makes
     return import_module(f"ofa.{module}")
 
 
