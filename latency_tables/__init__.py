@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from latency_tables.budget import Budget, Limit
 from latency_tables.comparison import RowRatio, TableComparison, compare
+from latency_tables.correction import Corrected, correct
 from latency_tables.costs import (
     COUNTS,
     MACS,
@@ -22,15 +23,17 @@ from latency_tables.costs import (
     size_bytes,
 )
 from latency_tables.coverage import Coverage, ResolutionCoverage
+from latency_tables.measured import MeasuredSubnet, read_measured, write_measured
 from latency_tables.memory import peak_memory_bytes
 from latency_tables.outliers import Outlier, outliers
 from latency_tables.space_costs import SpaceCosts
-from latency_tables.table import LatencyTable, Provenance, Row, parse_table
+from latency_tables.table import Correction, LatencyTable, Provenance, Row, parse_table
 
 if TYPE_CHECKING:
     from latency_tables.bundle import write_bundle
     from latency_tables.onnx_profiler import measure_onnx_ms
     from latency_tables.profiler import measure_module_ms, profile_space, this_machine
+    from latency_tables.whole import measured_subnets, random_subnets, time_subnets
 
 __all__ = [
     "COUNTS",
@@ -39,10 +42,13 @@ __all__ = [
     "PEAK_MEMORY_BYTES",
     "SIZE_BYTES",
     "Budget",
+    "Corrected",
+    "Correction",
     "CostModel",
     "Coverage",
     "LatencyTable",
     "Limit",
+    "MeasuredSubnet",
     "Outlier",
     "Provenance",
     "ResolutionCoverage",
@@ -51,24 +57,33 @@ __all__ = [
     "SpaceCosts",
     "TableComparison",
     "compare",
+    "correct",
     "macs",
     "measure_module_ms",
     "measure_onnx_ms",
+    "measured_subnets",
     "outliers",
     "params",
     "parse_table",
     "peak_memory_bytes",
     "profile_space",
+    "random_subnets",
+    "read_measured",
     "size_bytes",
     "this_machine",
+    "time_subnets",
     "write_bundle",
+    "write_measured",
 ]
 
 _LAZY = {
     "measure_module_ms": "latency_tables.profiler",
     "measure_onnx_ms": "latency_tables.onnx_profiler",
+    "measured_subnets": "latency_tables.whole",
     "profile_space": "latency_tables.profiler",
+    "random_subnets": "latency_tables.whole",
     "this_machine": "latency_tables.profiler",
+    "time_subnets": "latency_tables.whole",
     "write_bundle": "latency_tables.bundle",
 }
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
-from latency_tables.table import LatencyTable, Provenance
+from latency_tables.table import LatencyTable
 from supernet.errors import TableError
+
+Fact = str | int | float | None
+"""What a table states beside its rows."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class TableComparison:
     only_first: list[str]
     only_second: list[str]
     ratios: list[RowRatio]
-    differences: Mapping[str, tuple[str | int | None, str | int | None]]
+    differences: Mapping[str, tuple[Fact, Fact]]
 
     @property
     def median_ratio(self) -> float | None:
@@ -76,13 +79,12 @@ def compare(first: LatencyTable, second: LatencyTable) -> TableComparison:
     )
 
 
-def _stated(table: LatencyTable) -> dict[str, str | int | None]:
+def _stated(table: LatencyTable) -> dict[str, Fact]:
     """What the table says beside its rows, one value a name."""
-    found: dict[str, str | int | None] = {"num_classes": table.num_classes}
-    for field in fields(Provenance):
-        value = getattr(table.provenance, field.name)
+    found: dict[str, Fact] = {"num_classes": table.num_classes}
+    for field, value in asdict(table.provenance).items():
         if isinstance(value, Mapping):
-            found.update({f"{field.name}.{name}": inner for name, inner in value.items()})
-        else:
-            found[field.name] = value
+            found.update({f"{field}.{name}": inner for name, inner in value.items()})
+        elif value is not None or field != "correction":
+            found[field] = value
     return found

@@ -54,6 +54,18 @@ class RowDocument(Strict):
     count: Count
 
 
+class CorrectionDocument(Strict):
+    """How rows that were measured became the rows of the table."""
+
+    subnets: Count
+    scale: Annotated[float, Field(gt=0, le=1e9)]
+    per_layer_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
+    constant_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
+    error_before: Spread
+    error_after: Spread
+    uncorrected: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class ProvenanceDocument(Strict):
     """How the rows were measured; what is not known is null, never left out."""
 
@@ -68,6 +80,7 @@ class ProvenanceDocument(Strict):
     repeats: Count | None
     warmup: Annotated[int, Field(ge=0, le=10**9)] | None
     statistic: Literal["median", "mean"] = "median"
+    correction: CorrectionDocument | None = None
 
 
 class TableDocument(Strict):
@@ -103,7 +116,7 @@ def check(data: Any) -> TableDocument:
     return document
 
 
-def refuse(faults: Sequence[str], what: str = "latency table") -> None:
+def refuse(faults: Sequence[str], what: str = "latency table", *, remedy: str = "mend them and load it again") -> None:
     """Do nothing where there are no faults.
 
     Raises:
@@ -111,7 +124,7 @@ def refuse(faults: Sequence[str], what: str = "latency table") -> None:
     """
     if faults:
         more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
-        raise TableError(f"{what}: {'; '.join(faults[:_FAULTS_SHOWN])}{more}; mend them and load it again")
+        raise TableError(f"{what}: {'; '.join(faults[:_FAULTS_SHOWN])}{more}; {remedy}")
 
 
 def required_lines() -> list[str]:

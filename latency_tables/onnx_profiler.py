@@ -28,6 +28,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,12 +81,26 @@ def measure_onnx_ms(network: Network, *, batch: int = 1, threads: int = 1, repea
     """
     check_arguments(batch=batch, threads=threads, repeats=repeats, warmup=warmup)
     shape = (batch, 3, network.resolution, network.resolution)
-    model = onnx_model(network.named_children(), input_shape=shape)
     images = np.random.default_rng(0).random(shape, dtype=np.float32)
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "network.onnx"
-        path.write_bytes(model.SerializeToString())
-        session = measure.open_session(str(path), threads)
+    session = open_network(network, shape, threads)
     times = [measure.visit_ms(session, images) for _ in range(warmup + repeats)][warmup:]
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
     return Row(round(float(middle), 6), round(float(high - low) / 2, 6), len(times))
+
+
+def open_network(network: Network, input_shape: Sequence[int], threads: int) -> Any:
+    """An ONNX Runtime session of a whole network.
+
+    Args:
+        network: such as an extracted subnet; it is not changed.
+        input_shape: (batch, channels, height, width).
+        threads: threads inside of an operator.
+
+    Raises:
+        MissingPackageError: the extra `onnx` is not installed.
+    """
+    model = onnx_model(network.named_children(), input_shape=tuple(input_shape))
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "network.onnx"
+        path.write_bytes(model.SerializeToString())
+        return measure.open_session(str(path), threads)

@@ -42,7 +42,7 @@ TORCH, ONNX = "torch-eager", measure.RUNTIME
 RUNTIMES = (TORCH, ONNX)
 """What can run the layers, as a table's provenance names it."""
 
-_PASSES = 3
+PASSES = 3
 """Passes through a subnet at each visit, of which the first only warms the caches and is not timed."""
 
 
@@ -108,13 +108,13 @@ def profile_space(
         )
         for chain in chains
     }
-    with _threads(threads), torch.inference_mode():
+    with torch_threads(threads), torch.inference_mode():
         for done in range(1, warmup + repeats + 1):
             for number in rng.permutation(len(chains)):
                 chain = chains[number]
                 layers = [modules[spec] for spec in chain]
-                for turn in range(_PASSES):
-                    marks = _timed_pass(layers, images[chain[0]])
+                for turn in range(PASSES):
+                    marks = timed_pass(layers, images[chain[0]])
                     if turn and done > warmup:
                         for spec, start, end in zip(chain, marks, marks[1:], strict=False):
                             samples[spec].append(end - start)
@@ -166,11 +166,11 @@ def measure_module_ms(
     images = torch.rand(tuple(input_shape), generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
     rows = []
-    with _threads(threads), torch.inference_mode():
+    with torch_threads(threads), torch.inference_mode():
         for _ in range(rounds):
             times = []
             for turn in range(warmup + repeats):
-                start, end = _timed_pass([runner], images)
+                start, end = timed_pass([runner], images)
                 if turn >= warmup:
                     times.append(end - start)
             rows.append(_row(times))
@@ -183,7 +183,7 @@ def this_machine() -> dict[str, str | int]:
     return {"cpu": _cpu_model(), "machine": platform.machine() or "unknown", "cores": cores, "torch": version("torch")}
 
 
-def _timed_pass(layers: Sequence[nn.Module], images: torch.Tensor) -> list[int]:
+def timed_pass(layers: Sequence[nn.Module], images: torch.Tensor) -> list[int]:
     """Run the layers in a row; the clock (ns) before the first and after each."""
     clock = time.perf_counter_ns
     x = images
@@ -227,7 +227,8 @@ def _row(times_ns: Sequence[int]) -> Row:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """Torch's threads inside of the block; restored afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

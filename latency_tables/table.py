@@ -40,6 +40,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """How the rows of a table follow from the measured ones (see `latency_tables.correction`).
+
+    Attributes:
+        subnets: number of whole subnets that were measured for it.
+        scale: what every row and its spread was multiplied by.
+        per_layer_ms: what was then added to every row.
+        constant_ms: what was added once a subnet.
+        error_before, error_after: median relative error of the subnets, without the correction, and with one that was
+            fitted to the others.
+        uncorrected: digest of the table before.
+    """
+
+    subnets: int
+    scale: float
+    per_layer_ms: float
+    constant_ms: float
+    error_before: float
+    error_after: float
+    uncorrected: str
+
+
+@dataclass(frozen=True)
 class Provenance:
     """How the rows were measured; without it a latency means little. What nobody wrote down is None (or empty).
 
@@ -55,6 +78,7 @@ class Provenance:
         repeats: timed rounds.
         warmup: rounds before them that were not timed.
         statistic: what of the repeats a row's figure is: ``median`` or ``mean``.
+        correction: what was done to the rows since; None: nothing.
     """
 
     hardware: Mapping[str, str | int]
@@ -68,6 +92,7 @@ class Provenance:
     repeats: int | None
     warmup: int | None
     statistic: Literal["median", "mean"] = "median"
+    correction: Correction | None = None
 
 
 @dataclass(frozen=True)
@@ -248,17 +273,26 @@ class LatencyTable:
 
     @classmethod
     def _from_document(cls, document: TableDocument) -> LatencyTable:
+        provenance = document.provenance.model_dump()
+        if provenance["correction"] is not None:
+            provenance["correction"] = Correction(**provenance["correction"])
         return cls(
             document.device,
             document.space,
             document.num_classes,
             {row.layer: Row(row.median_ms, row.spread_ms, row.count) for row in document.rows},
-            Provenance(**document.provenance.model_dump()),
+            Provenance(**provenance),
         )
 
     def _to_document(self) -> dict[str, Any]:
         provenance = self.provenance
-        usual = ("statistic",) if provenance.statistic == "median" else ()  # so that older tables keep their digests
+        stated: dict[str, Any] = {name: getattr(provenance, name) for name in Provenance.__dataclass_fields__}
+        if provenance.statistic == "median":  # not written, like no correction: so older tables keep their digests
+            del stated["statistic"]
+        if provenance.correction is None:
+            del stated["correction"]
+        else:
+            stated["correction"] = asdict(provenance.correction)
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -267,7 +301,7 @@ class LatencyTable:
             "space": self.space,
             "num_classes": self.num_classes,
             "provenance": {
-                **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__ if name not in usual},
+                **stated,
                 "hardware": dict(provenance.hardware),
                 "runtime_versions": dict(provenance.runtime_versions),
             },

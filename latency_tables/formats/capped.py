@@ -1,4 +1,4 @@
-"""Reading of files whose size is bounded, so that no file is parsed, or even read, that cannot be a table."""
+"""Reading of files whose size is bounded, so that no file is parsed, or even read, that cannot be what it should."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from supernet.errors import TableError
 
 
-def read_capped(path: Path, max_bytes: int) -> bytes:
+def read_capped(path: Path, max_bytes: int, what: str = "latency table") -> bytes:
     """A file's content.
 
     Raises:
@@ -16,5 +16,5 @@ def read_capped(path: Path, max_bytes: int) -> bytes:
     """
     size = path.stat().st_size
     if size > max_bytes:
-        raise TableError(f"latency table: {size} bytes; allowed: at most {max_bytes}")
+        raise TableError(f"{what}: {size} bytes; allowed: at most {max_bytes}")
     return path.read_bytes()

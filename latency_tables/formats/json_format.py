@@ -10,7 +10,7 @@ from supernet.errors import TableError
 MAX_BYTES = 4 * 2**20
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, what: str = "latency table") -> Any:
     """Plain data from UTF-8 JSON.
 
     Raises:
@@ -19,9 +19,9 @@ def decode(data: bytes) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:
-        raise TableError("latency table: JSON nested too deeply; a table needs 3 levels") from None
+        raise TableError(f"{what}: JSON nested too deeply; 4 levels are enough") from None
     except ValueError as error:  # JSON, UTF-8, and integers of too many digits alike
-        raise TableError(f"latency table: not JSON ({_one_line(error)}); check that the whole file arrived") from None
+        raise TableError(f"{what}: not JSON ({_one_line(error)}); check that the whole file arrived") from None
 
 
 def encode(document: Any) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latency_tables import Coverage, LatencyTable, Provenance, TableComparison
+    from latency_tables import Corrected, Correction, Coverage, LatencyTable, Provenance, TableComparison
 
 WIDTH = 80
 UNKNOWN = "unknown"
@@ -23,7 +24,7 @@ def provenance_words(provenance: Provenance) -> dict[str, str]:
     """Each fact about the measurement, by what a person calls it."""
     versions = _facts(provenance.runtime_versions)
     rounds = f"{_word(provenance.repeats)}, after {_word(provenance.warmup)} of warm-up"
-    return {
+    facts = {
         "hardware": _facts(provenance.hardware),
         "runtime": _word(provenance.runtime) + (f" ({versions})" if provenance.runtime_versions else ""),
         "precision": _word(provenance.precision),
@@ -34,6 +35,45 @@ def provenance_words(provenance: Provenance) -> dict[str, str]:
         "rounds": UNKNOWN if provenance.repeats is provenance.warmup is None else rounds,
         "a latency is": f"the {provenance.statistic} of its timings",
     }
+    return facts if provenance.correction is None else facts | {"corrected": _correction_words(provenance.correction)}
+
+
+def corrected_facts(found: Corrected) -> dict[str, Any]:
+    """What came of a correction, for scripts."""
+    correction = found.table.provenance.correction
+    return {
+        "corrected": found.changed,
+        "subnets": found.subnets,
+        "error_before": found.error_before,
+        "error_after": found.error_after,
+        "correction": None if correction is None else asdict(correction),
+    }
+
+
+def corrected_lines(found: Corrected) -> list[str]:
+    """What came of a correction, for people."""
+    correction = found.table.provenance.correction
+    lines = [] if correction is None else wrapped("rows: ", _parameter_words(correction))
+    lines += wrapped("", f"median error of {found.subnets} whole subnets: {100 * found.error_before:.2f} %")
+    lines += wrapped("", f"corrected, each left out of its fit: {100 * found.error_after:.2f} %")
+    if correction is None:
+        lines += wrapped("", "that is hardly better, if at all, so the table is left as it is")
+    return lines
+
+
+def _correction_words(correction: Correction) -> str:
+    return (
+        f"{_parameter_words(correction)}; fitted to {correction.subnets} whole subnets, median error "
+        f"{100 * correction.error_before:.2f} % before, {100 * correction.error_after:.2f} % after (each left out of "
+        f"its fit); uncorrected table {correction.uncorrected[:12]}"
+    )
+
+
+def _parameter_words(correction: Correction) -> str:
+    return (
+        f"times {correction.scale:.4g}, {correction.per_layer_ms:+.4g} ms a layer, {correction.constant_ms:+.4g} ms a "
+        "subnet"
+    )
 
 
 def fact_lines(facts: Mapping[str, str]) -> list[str]:
@@ -140,7 +180,7 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < 1 else f"{ratio:.3g}" if ratio < 999 else f"{ratio:.0f}"
 
 
-def _word(value: str | int | None) -> str:
+def _word(value: str | int | float | None) -> str:
     return UNKNOWN if value is None else str(value)
 
 

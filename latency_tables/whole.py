@@ -1,0 +1,132 @@
+"""Measures whole subnets on this machine, as a table's rows are measured; a table can be corrected with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from latency_tables import measure
+from latency_tables.arguments import check_arguments
+from latency_tables.covering import resolutions_of
+from latency_tables.measured import MeasuredSubnet
+from latency_tables.onnx_profiler import open_network
+from latency_tables.profiler import ONNX, PASSES, RUNTIMES, TORCH, timed_pass, torch_threads
+from supernet.arch import SubnetConfig
+from supernet.errors import ConfigError, one_of
+from supernet.network import Subnet
+from supernet.spaces import SearchSpace
+
+Floats = npt.NDArray[np.float64]
+
+_DRAWS = 20
+
+
+def random_subnets(
+    space: SearchSpace, count: int, rng: np.random.Generator, resolutions: Sequence[int] = ()
+) -> list[SubnetConfig]:
+    """Different subnets, drawn uniformly gene by gene.
+
+    Args:
+        space: the search space.
+        count: how many.
+        rng: source of randomness.
+        resolutions: of the subnets, pixels; none: all of the space.
+
+    Raises:
+        ConfigError: the space lacks a resolution, or has hardly so many subnets.
+    """
+    within = resolutions_of(space, resolutions)
+    drawn = space.decode(space.sample_genotypes(rng, _DRAWS * count, within={"resolution": within}))
+    found = list(dict.fromkeys(drawn))[:count]
+    if len(found) < count:
+        raise ConfigError(f"{count} different subnets of {space.name}; it has few more than {len(found)}; ask for less")
+    return found
+
+
+def time_subnets(
+    space: SearchSpace,
+    configs: Sequence[SubnetConfig],
+    *,
+    runtime: str = TORCH,
+    threads: int = 1,
+    batch: int = 1,
+    repeats: int = 30,
+    warmup: int = 3,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Floats:
+    """Time whole subnets in rounds, each of which visits all in a new random order.
+
+    A visit gives what a row of the runtime's tables is made of: in torch, all passes after one that warms the caches;
+    in ONNX Runtime, the quickest of a few. All networks are in memory together.
+
+    Args:
+        space: the subnets' space, with its number of classes.
+        configs: the subnets.
+        runtime: ``torch-eager`` or ``onnxruntime``.
+        threads: the runtime's threads; torch's are restored afterwards.
+        batch: images a forward pass.
+        repeats: timed rounds.
+        warmup: rounds before them.
+        seed: of the weights, the images and the order.
+        progress: called with (rounds done, rounds in all) after every round.
+
+    Returns:
+        Latencies in ms, (repeats, subnets, passes).
+
+    Raises:
+        ConfigError: an argument is out of range; all faults in one message.
+        MissingPackageError: the runtime is not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(one_of("runtime", runtime, list(RUNTIMES)))
+    check_arguments(threads=threads, batch=batch, repeats=repeats, warmup=warmup)
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        visits = [_visit(Subnet(space, config).eval(), runtime, threads, batch, rng) for config in configs]
+    rounds = []
+    with torch_threads(threads), torch.inference_mode():
+        for done in range(1, warmup + repeats + 1):
+            times: list[list[float]] = [[] for _ in visits]
+            for number in rng.permutation(len(visits)):
+                times[number] = visits[number]()
+            if done > warmup:
+                rounds.append(times)
+            if progress is not None:
+                progress(done, warmup + repeats)
+    return np.array(rounds)
+
+
+def measured_subnets(configs: Sequence[SubnetConfig], rounds: Floats) -> list[MeasuredSubnet]:
+    """The subnets with the median and spread over all that `time_subnets` returned."""
+    low, middle, high = np.quantile(rounds, (0.25, 0.5, 0.75), axis=(0, 2))
+    return [
+        MeasuredSubnet(config, round(float(ms), 6), round(float(spread), 6))
+        for config, ms, spread in zip(configs, middle, (high - low) / 2, strict=True)
+    ]
+
+
+def _visit(
+    network: Subnet, runtime: str, threads: int, batch: int, rng: np.random.Generator
+) -> Callable[[], list[float]]:
+    shape = (batch, 3, network.resolution, network.resolution)
+    images = rng.random(shape, dtype=np.float32)
+    if runtime == ONNX:
+        session = open_network(network, shape, threads)
+        return lambda: [measure.visit_ms(session, images)]
+    for module in network.modules():  # torch's own initial weights lead to denormal numbers
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+    runner = network.to(memory_format=torch.channels_last)
+    tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+
+    def visit() -> list[float]:
+        marks = [timed_pass([runner], tensor) for _ in range(PASSES)]
+        return [(end - start) / 1e6 for start, end in marks[1:]]
+
+    return visit
