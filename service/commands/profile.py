@@ -12,10 +12,14 @@ from service.commands.output import Json, print_json, progress_bar
 from supernet.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
+    from latency_tables import Corrected, LatencyTable
     from supernet.spaces import SearchSpace
 
 SUSPICIOUS = 0.25
 """Relative difference between a sum of layers and the whole subnet at which a disturbance is likely; usual is 0.05."""
+
+_CORRECTION_SEED = 1
+"""Of the subnets that a table is corrected with."""
 
 RUNTIMES = {"torch": "torch-eager", "onnxruntime": "onnxruntime"}
 """What `--runtime` takes, and how a table's provenance names it."""
@@ -50,17 +54,27 @@ def profile(
         Path | None,
         typer.Option(help="Measure nothing; write a folder that measures on a device with ONNX Runtime only."),
     ] = None,
+    correct: Annotated[
+        int,
+        typer.Option(
+            help="Also measure this many random whole subnets and fit the table to them; they and the table before "
+            "are kept beside it.  [default: none]",
+            show_default=False,
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Write this machine's latency table: the median and spread of every layer that a subnet can need."""
     from latency_tables import measure_module_ms, measure_onnx_ms, profile_space
     from latency_tables.covering import resolutions_of
     from latency_tables.table import format_of
+    from service.commands import table_words as words
     from supernet.files import require_writable
     from supernet.network import Subnet
 
     runtime = checked_runtime(runtime)
     wanted = _resolutions(resolutions)
+    _check_correct(correct, bundle)
     if bundle is not None:
         _write_bundle(_space(space), bundle, batch, wanted, as_json)
         return
@@ -82,6 +96,8 @@ def profile(
             progress=progress,
         )
     table.save(path)
+    corrected = _correct(table, chosen, path, correct, wanted) if correct else None
+    table = corrected.table if corrected else table
     configs = {
         "smallest": replace(chosen.smallest(), resolution=measured[0]),
         "largest": replace(chosen.largest(), resolution=measured[-1]),
@@ -107,6 +123,7 @@ def profile(
                 "digest": table.digest,
                 "estimated_ms": sums,
                 "measured_ms": wholes,
+                **(words.corrected_facts(corrected) if corrected else {}),
             }
         )
         return
@@ -114,10 +131,57 @@ def profile(
         f"{len(table.rows)} layers of {chosen.name} on {device!r}, {runtime}, {threads} thread(s), batch {batch} "
         f"-> {path}"
     )
+    for line in words.corrected_lines(corrected) if corrected else []:
+        typer.echo(line)
     for name, ms in sums.items():
         typer.echo(f"{name} subnet: sum of its layers {ms:.3f} ms, measured whole {wholes[name]:.3f} ms")
     if max(abs(ms / wholes[name] - 1) for name, ms in sums.items()) > SUSPICIOUS:
         typer.echo("these differ much: other programs were busy; profile again on a quiet machine", err=True)
+
+
+def _check_correct(count: int, bundle: Path | None) -> None:
+    from latency_tables.correction import LEAST_SUBNETS
+    from latency_tables.measured import MAX_SUBNETS
+
+    if count and not LEAST_SUBNETS <= count <= MAX_SUBNETS:
+        raise ConfigError(f"--correct is {count}; allowed: {LEAST_SUBNETS} to {MAX_SUBNETS} subnets, or 0 for none")
+    if count and bundle is not None:
+        raise ConfigError("--correct measures here, --bundle elsewhere, and fits to whole subnets anyway; give one")
+
+
+def _correct(
+    table: LatencyTable, space: SearchSpace, path: Path, count: int, resolutions: tuple[int, ...]
+) -> Corrected:
+    """Measure subnets as the table was measured, and correct it; what it was made of is kept beside the table."""
+    import numpy as np
+
+    from latency_tables import correct, measured_subnets, random_subnets, time_subnets, write_measured
+
+    how = table.provenance
+    assert how.runtime is not None
+    assert how.threads is not None
+    assert how.batch is not None
+    assert how.repeats is not None
+    assert how.warmup is not None
+    configs = random_subnets(space, count, np.random.default_rng(_CORRECTION_SEED), resolutions)
+    with progress_bar("timing subnets") as progress:
+        rounds = time_subnets(
+            space,
+            configs,
+            runtime=how.runtime,
+            threads=how.threads,
+            batch=how.batch,
+            repeats=how.repeats,
+            warmup=how.warmup,
+            progress=progress,
+        )
+    measured = measured_subnets(configs, rounds)
+    write_measured(path.with_name(f"{path.stem}.measured.json"), measured)
+    found = correct(table, space, measured)
+    if found.changed:
+        table.save(path.with_name(f"{path.stem}.uncorrected{path.suffix}"))
+        found.table.save(path)
+    return found
 
 
 def _write_bundle(space: SearchSpace, folder: Path, batch: int, resolutions: tuple[int, ...], as_json: bool) -> None:

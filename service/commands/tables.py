@@ -1,4 +1,4 @@
-"""`onceforall tables`: look into latency tables, check, convert and compare them."""
+"""`onceforall tables`: look into latency tables, check, convert, compare and correct them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from service.commands.output import Json, print_json
 
 if TYPE_CHECKING:
     from latency_tables import Coverage, LatencyTable
+    from supernet.spaces import SearchSpace
 
 tables = typer.Typer(help="Look into latency tables.", no_args_is_help=True)
 LARGEST = 10
@@ -27,7 +28,7 @@ DeviceName = Annotated[
 
 @tables.callback()
 def _group() -> None:
-    """Look into latency tables, check, convert and compare them."""
+    """Look into latency tables, check, convert, compare and correct them."""
 
 
 @tables.command()
@@ -119,13 +120,9 @@ def convert(
 ) -> None:
     """Write a table in another format."""
     from latency_tables import LatencyTable
-    from latency_tables.table import format_of
     from service.commands import table_words as words
-    from supernet.errors import ConfigError
 
-    format_of(out)
-    if out.exists() and not force:
-        raise ConfigError(f"{str(out)!r} exists; replace it with --force, or choose another name")
+    _check_new(out, force)
     table = LatencyTable.load(path, device=device)
     table.save(out)
     if as_json:
@@ -166,10 +163,58 @@ def diff(
     _print(*titles, words.comparison_lines(found, LARGEST))
 
 
-def _coverage(table: LatencyTable) -> Coverage:
+@tables.command()
+def correct(
+    path: TablePath,
+    out: Annotated[Path, typer.Argument(help="File to write: .json, .yaml or .csv.")],
+    measured: Annotated[
+        Path,
+        typer.Option(help='JSON list of {"config": {...}, "latency_ms": 12.3}: whole subnets timed on that device.'),
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    device: DeviceName = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a table to a few whole subnets; exit status 1 and no file where that predicts left-out ones no better."""
+    from latency_tables import LatencyTable, read_measured
+    from latency_tables import correct as fitted
+    from service.commands import table_words as words
+
+    _check_new(out, force)
+    table = LatencyTable.load(path, device=device)
+    found = fitted(table, _space(table), read_measured(measured))
+    if found.changed:
+        found.table.save(out)
+    if as_json:
+        print_json({**_named(found.table), "file": str(out) if found.changed else None, **words.corrected_facts(found)})
+    else:
+        where = f" -> {out}" if found.changed else ", not corrected"
+        _print(
+            words.wrapped("", f"{table.device}: {len(table.rows)} layers of {table.space}{where}"),
+            words.corrected_lines(found),
+        )
+    if not found.changed:
+        raise typer.Exit(1)
+
+
+def _check_new(out: Path, force: bool) -> None:
+    """Refuse a file that cannot be written, or that nobody said may be replaced."""
+    from latency_tables.table import format_of
+    from supernet.errors import ConfigError
+
+    format_of(out)
+    if out.exists() and not force:
+        raise ConfigError(f"{str(out)!r} exists; replace it with --force, or choose another name")
+
+
+def _space(table: LatencyTable) -> SearchSpace:
     from supernet.spaces import get_space
 
-    return table.coverage(get_space(table.space).with_num_classes(table.num_classes))
+    return get_space(table.space).with_num_classes(table.num_classes)
+
+
+def _coverage(table: LatencyTable) -> Coverage:
+    return table.coverage(_space(table))
 
 
 def _named(table: LatencyTable) -> dict[str, str | int]:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import SPACE, make_table
 from typer.testing import CliRunner
 
-from latency_tables import LatencyTable, Row, compare
+from latency_tables import LatencyTable, MeasuredSubnet, Row, compare, write_measured
 from latency_tables.coverage import layers_by_resolution
 from latency_tables.formats.ofa_yaml import ofa_key
 from service.commands import table_words as words
@@ -228,6 +229,73 @@ def test_convert_refuses_what_it_cannot_write_or_read_and_writes_nothing(tmp_pat
     with pytest.raises(TableError, match="cannot read latency table"):
         run("convert", tmp_path / "no.json", tmp_path / "out.json")
     assert {file.name for file in tmp_path.iterdir()} == {"table.json", "bad.csv"}
+
+
+# -- correct ---------------------------------------------------------------------------------------------------
+
+
+def measured(folder: Path, table: LatencyTable, scale: float) -> Path:
+    """A file of twelve subnets that take `scale` times as long as the table says, and a millisecond."""
+    space = get_space(table.space).with_num_classes(table.num_classes)
+    configs = space.decode(space.sample_genotypes(np.random.default_rng(0), 12, within={"resolution": (20, 160)}))
+    extra = float(scale != 1)
+    subnets = [MeasuredSubnet(config, scale * table.estimate_ms(space, config) + extra) for config in configs]
+    write_measured(folder / "measured.json", subnets)
+    return folder / "measured.json"
+
+
+def test_a_table_is_corrected_and_says_so(tmp_path: Path) -> None:
+    table = make_table()
+    path, out = saved(tmp_path, table), tmp_path / "out.csv"
+    options = "--measured", measured(tmp_path, table, 1.5)
+    lines = run("correct", path, out, *options).splitlines()
+    assert lines[0].startswith(f"bench: {len(table.rows)} layers of {SPACE.name} ->")
+    assert lines[-3].startswith("rows: times 1.5, ")
+    assert lines[-2].startswith("median error of 12 whole subnets: ")
+    assert lines[-1] == "corrected, each left out of its fit: 0.00 %"
+    assert any(line.startswith("corrected ") for line in run("show", out).splitlines())
+    assert "correction.scale " in run("diff", path, out)
+    found = run_json("correct", path, out, *options, "--force", "--device", "other")
+    corrected = LatencyTable.load(out)
+    assert (found["corrected"], found["file"], found["subnets"]) == (True, str(out), 12)
+    assert (found["digest"], found["device"]) == (corrected.digest, corrected.device) == (corrected.digest, "other")
+    assert found["correction"] == run_json("show", out)["provenance"]["correction"]
+    assert found["error_after"] < 1e-4 < found["error_before"]
+
+
+def test_a_table_of_the_ofa_package_can_be_corrected(ofa_folder: Path, tmp_path: Path) -> None:
+    options = "--measured", measured(tmp_path, LatencyTable.load(ofa_folder), 2.0)
+    found = run_json("correct", ofa_folder, tmp_path / "out.json", *options)
+    assert found["correction"]["uncorrected"] == LatencyTable.load(ofa_folder).digest
+    assert LatencyTable.load(tmp_path / "out.json").provenance.statistic == "mean"
+
+
+def test_a_table_that_is_right_is_not_written_again(tmp_path: Path) -> None:
+    table, out = make_table(), tmp_path / "out.json"
+    arguments = saved(tmp_path, table), out, "--measured", measured(tmp_path, table, 1.0)
+    lines = run("correct", *arguments, status=1).splitlines()
+    assert lines[0].endswith(", not corrected")
+    assert lines[-1] == "that is hardly better, if at all, so the table is left as it is"
+    found = run_json("correct", *arguments, status=1)
+    assert (found["corrected"], found["file"], found["correction"]) == (False, None, None)
+    assert not out.exists()
+
+
+def test_correct_refuses_and_writes_nothing(tmp_path: Path) -> None:
+    table, out = make_table(), tmp_path / "out.json"
+    path, options = saved(tmp_path, table), ("--measured", measured(tmp_path, table, 1.5))
+    with pytest.raises(TableError, match="names no table format"):
+        run("correct", path, tmp_path / "out.txt", *options)
+    with pytest.raises(TableError, match="cannot read measured subnets"):
+        run("correct", path, out, "--measured", tmp_path / "no.json")
+    with pytest.raises(TableError, match="measured subnets: expected a list of objects, got dict"):
+        run("correct", path, out, "--measured", path)
+    assert not out.exists()
+    run("correct", path, out, *options)
+    with pytest.raises(ConfigError, match="exists; replace it with --force"):
+        run("correct", path, out, *options)
+    with pytest.raises(TableError, match="is corrected already, with 12 subnets"):
+        run("correct", out, tmp_path / "again.json", *options)
 
 
 # -- diff ------------------------------------------------------------------------------------------------------
