@@ -1,6 +1,7 @@
 """Do the sums of a latency table's rows predict whole subnets, in torch and in ONNX Runtime?
 
 Command: python benchmarks/latency_prediction.py [--runtimes torch-eager onnxruntime] [--space mobilenet_v3_tiny]
+         [--correct 20]
 Result:  benchmarks/results/latency_prediction/RUNTIME.json, one a runtime, and latency_prediction.svg of all there are.
 
 As a user gets it: the table is measured first, with `profile_space` as `onceforall profile` calls it, then, without
@@ -9,7 +10,8 @@ comparison, as it would spoil a user's. Whole subnets are measured in rounds, in
 statistic as the runtime's rows: in torch, both passes after one that warms the caches count; in ONNX Runtime, the
 quickest of four does; a subnet's latency is the median over rounds. Odd and even rounds, compared with each other, say
 below what error no table can be found. The plain baseline is latency in proportion to MACs, fitted to the very subnets
-that it predicts.
+that it predicts. With `--correct N`, the table is also corrected as `onceforall profile --correct N` does, with N other
+subnets that are measured, by themselves, before the unseen ones.
 """
 
 from __future__ import annotations
@@ -17,9 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,19 @@ import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
 
-from latency_tables import LatencyTable, macs, measure, profile_space, this_machine
-from latency_tables.profiler import ONNX, RUNTIMES, TORCH
+from latency_tables import (
+    LatencyTable,
+    correct,
+    macs,
+    measured_subnets,
+    profile_space,
+    random_subnets,
+    this_machine,
+    time_subnets,
+)
+from latency_tables.profiler import RUNTIMES
+from service.commands.table_words import corrected_facts
 from supernet.files import atomic_path, write_json
-from supernet.network import Subnet
-from supernet.onnx_graph import onnx_model
 from supernet.spaces import get_space
 
 RESULTS = Path(__file__).parent / "results" / "latency_prediction"
@@ -49,6 +57,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--correct", type=int, default=0, metavar="N", help="subnets to correct the table with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -65,6 +74,16 @@ def main() -> None:
             f"{report['macs']['spearman']:.4f})",
             flush=True,
         )
+        if "table_corrected" in report:
+            figures, fitted = report["table_corrected"], report["correction"]
+            unused = "" if fitted["corrected"] else " (no better, so not used)"
+            print(
+                f"{'':<12} corrected with {fitted['subnets']} other subnets{unused}: "
+                f"median error {figures['median_error']:.3f}, worst {figures['worst_error']:.3f}, Spearman "
+                f"{figures['spearman']:.4f} (the others: {fitted['error_before']:.3f}, left out of the fit "
+                f"{fitted['error_after']:.3f})",
+                flush=True,
+            )
     draw(arguments.out)
 
 
@@ -83,24 +102,35 @@ def compare(runtime: str, arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
     )
     seconds = time.monotonic() - started
-    rng = np.random.default_rng(1000 + arguments.seed)
-    within = {"resolution": arguments.resolutions} if arguments.resolutions else None
-    configs = space.decode(space.sample_genotypes(rng, arguments.subnets, within=within))
+    how = {name: getattr(arguments, name) for name in ("threads", "batch", "repeats", "seed")}
+    configs, others = (
+        random_subnets(space, count, np.random.default_rng(seed + arguments.seed), arguments.resolutions)
+        for seed, count in ((1000, arguments.subnets), (2000, arguments.correct))
+    )
+    others = [config for config in others if config not in configs]
+    found = None
+    if others:
+        found = correct(table, space, measured_subnets(others, time_subnets(space, others, runtime=runtime, **how)))
     estimated = np.array([table.estimate_ms(space, config) for config in configs])
-    networks = [Subnet(space, config).eval() for config in configs]
-    rounds = measure_whole(networks, runtime, arguments, rng)
+    rounds = time_subnets(space, configs, runtime=runtime, **how)
     measured = np.median(rounds, axis=(0, 2))
     counted = np.array([macs(space.layers(config)) for config in configs], dtype=float)
+    corrected: dict[str, Any] = {}
+    if found is not None:
+        better = np.array([found.table.estimate_ms(space, config) for config in configs])
+        corrected = {"table_corrected": _agreement(better, measured), "correction": corrected_facts(found)}
     return {
         "command": "python benchmarks/latency_prediction.py "
         + " ".join(f"--{name} {getattr(arguments, name)}" for name in ("space", "subnets", "repeats", "threads"))
         + f" --batch {arguments.batch} --seed {arguments.seed} --runtimes {runtime}"
+        + (f" --correct {arguments.correct}" if arguments.correct else "")
         + (f" --resolutions {' '.join(map(str, arguments.resolutions))}" if arguments.resolutions else ""),
         "machine": this_machine() | {"python": platform.python_version()},
         "runtime_versions": dict(table.provenance.runtime_versions),
         "rows": len(table.rows),
         "profile_seconds": round(seconds, 1),
         "table": _agreement(estimated, measured),
+        **corrected,
         "halves": _agreement(np.median(rounds[::2], axis=(0, 2)), np.median(rounds[1::2], axis=(0, 2))),
         "macs": _agreement(counted / np.median(counted / measured), measured),
         "row_spread": _row_spread(table),
@@ -109,48 +139,6 @@ def compare(runtime: str, arguments: argparse.Namespace) -> dict[str, Any]:
             for config, sum_ms, ms in zip(configs, estimated, measured, strict=True)
         ],
     }
-
-
-def measure_whole(
-    networks: list[Subnet], runtime: str, arguments: argparse.Namespace, rng: np.random.Generator
-) -> Array:
-    """Latencies of whole subnets, ms, (rounds, subnets, passes that count)."""
-    visits = [_visit(network, runtime, arguments) for network in networks]
-    rounds = np.zeros((arguments.repeats, len(networks), len(visits[0]())))
-    with torch.inference_mode():
-        for turn in range(-1, arguments.repeats):
-            for number in rng.permutation(len(networks)):
-                times = visits[number]()
-                if turn >= 0:
-                    rounds[turn, number] = times
-    return rounds
-
-
-def _visit(network: Subnet, runtime: str, arguments: argparse.Namespace) -> Callable[[], list[float]]:
-    shape = (arguments.batch, 3, network.resolution, network.resolution)
-    images = np.random.default_rng(0).random(shape, dtype=np.float32)
-    if runtime == ONNX:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            path.write_bytes(onnx_model(network.named_children(), input_shape=shape).SerializeToString())
-            session = measure.open_session(str(path), arguments.threads)
-        return lambda: [measure.visit_ms(session, images)]
-    assert runtime == TORCH
-    for module in network.modules():  # torch's own initial weights lead to denormal numbers
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            torch.nn.init.kaiming_normal_(module.weight)
-    runner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-
-    def visit() -> list[float]:
-        times = []
-        for _ in range(3):
-            start = time.perf_counter_ns()
-            runner(tensor)
-            times.append((time.perf_counter_ns() - start) / 1e6)
-        return times[1:]
-
-    return visit
 
 
 def _agreement(estimated: Array, measured: Array) -> dict[str, float]:
