@@ -16,12 +16,13 @@ from supernet.errors import ConfigError
 from supernet.spaces import SearchSpace, get_space
 
 
-def profile(out: Path, *options: object) -> str:
+def profile(out: Path, *options: object, error: str = "") -> str:
     quick = ("--resolutions", "16,24", "--repeats", 1, "--warmup", 0, "--out", out)
     done = CliRunner().invoke(app, list(map(str, ("profile", "mobilenet_v3_tiny", *quick, *options))))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0, done.output
+    assert error in done.stderr
     return done.stdout
 
 
@@ -53,7 +54,7 @@ def test_the_table_before_and_the_measured_subnets_are_kept(tmp_path: Path, monk
 
 def test_people_read_the_error_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latency_tables.correct", half_as_fast)
-    text = profile(tmp_path / "a.json", "--correct", 8)
+    text = profile(tmp_path / "a.json", "--correct", 8, error="these differ much: other programs were busy")
     assert "rows: times 2, " in text
     assert "median error of 8 whole subnets: 50.00 %\ncorrected, each left out of its fit: 0.00 %" in text
 
