@@ -22,6 +22,7 @@ from supernet.spaces import Genotypes, SearchSpace
 FORMAT = "onceforall.front/1"
 _COUNTS = tuple(model.name for model in COUNTS)
 Floats = npt.NDArray[np.float64]
+_ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class ParetoFront:
         accuracies: predicted, float64 (n,) in [0, 1].
         costs: metric -> float64 (n,): of every metric that the search knew.
         metrics: those of them that the front is about.
-        details: how it was made, plain JSON. `FrontSearch` puts in `scored`, a number of subnets, and `of_largest`,
-            the largest subnet's costs.
+        details: how it was made, plain JSON. Searches put in `scored`, a number of subnets, and `of_largest`, the
+            largest subnet's costs.
     """
 
     space: SearchSpace
@@ -242,15 +243,23 @@ def dominated(costs: Floats) -> npt.NDArray[np.bool_]:
     if costs.shape[1] == 1:
         least = np.minimum.accumulate(costs[:, 0])
         return np.concatenate([[False], costs[1:, 0] >= least[:-1]])[: len(costs)]
-    result = np.zeros(len(costs), dtype=bool)
-    front = np.empty_like(costs)
-    size = 0
-    for number, row in enumerate(costs):
-        if (front[:size] <= row).all(axis=1).any():
-            result[number] = True
-        else:
-            front[size] = row
-            size += 1
+    result = np.empty(len(costs), dtype=bool)
+    front = costs[:0]
+    earlier = np.triu(np.ones((_ROWS_AT_ONCE, _ROWS_AT_ONCE), dtype=bool), 1)
+    for start in range(0, len(costs), _ROWS_AT_ONCE):
+        rows = costs[start : start + _ROWS_AT_ONCE]
+        within = _no_worse(rows, rows) & earlier[: len(rows), : len(rows)]
+        worse = within.any(axis=0) | _no_worse(front, rows).any(axis=0)
+        result[start : start + len(rows)] = worse
+        front = np.concatenate([front, rows[~worse]])
+    return result
+
+
+def _no_worse(costs: Floats, others: Floats) -> npt.NDArray[np.bool_]:
+    """Which rows, (n, metrics), cost no more than which of the others, (m, metrics), by any metric: (n, m)."""
+    result = np.ones((len(costs), len(others)), dtype=bool)
+    for column, other in zip(costs.T, others.T, strict=True):
+        result &= column[:, None] <= other
     return result
 
 

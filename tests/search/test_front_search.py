@@ -60,7 +60,7 @@ def test_wrong_settings_are_named_together(tiny: SearchSpace) -> None:
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_what_is_dominated_is_what_an_earlier_row_is_no_worse_than(columns: int) -> None:
-    costs = np.random.default_rng(columns).integers(0, 6, size=(60, columns)).astype(np.float64)
+    costs = np.random.default_rng(columns).integers(0, 12, size=(300, columns)).astype(np.float64)
     expected = [bool((costs[:number] <= costs[number]).all(axis=1).any()) for number in range(len(costs))]
     assert dominated(costs).tolist() == expected
 
