@@ -11,7 +11,7 @@ measurement. The reference is the finder of the authors' tutorial with its own p
 published settings (population 100, 500 generations, a quarter are parents, half are mutants, mutation probability 0.1;
 50,100 predictions), run as it is but for what would download, ask or loop for ever (tests/reference_search.py). Ours
 has its default settings. Seconds are of the search alone, by the clock and of processor time; setting up (tables read,
-costs tabulated) is reported apart. Seeds 0 to 4, in FrontSearch the first three of them.
+costs tabulated) is reported apart. Seeds 0 to 4, in part front the first three of them.
 
 - latency: the reference, ours and random search in turns, at note10 latencies of 15 to 35 ms. Random search scores as
   many subnets as ours, uniform gene by gene and within the budget, but draws 5 million at most. `gap` is to the best
@@ -21,8 +21,9 @@ costs tabulated) is reported apart. Seeds 0 to 4, in FrontSearch the first three
   the table counts others, so ours is searched twice: at the budget, and at the real MACs of the reference's answer.
 - refused: budgets that cannot be met, or are below the reference's range: what each side answers.
 - front: FrontSearch of accuracy against note10 latency, its answers at the budgets against the best known, against
-  EvolutionarySearch with 400,000 subnets (population 1,000, 400 generations, one seed) and against the front of as many
-  random subnets. Hypervolume: accuracy above the cheapest subnet's times latency below the largest's, ms.
+  EvolutionarySearch with 400,000 subnets (population 1,000, 400 generations, one seed), against NSGA-II with the same
+  900,000 children (which repeats itself less and so scores more subnets) and against the front of as many random
+  subnets. Hypervolume: accuracy above the cheapest subnet's times latency below the largest's, ms.
 - scaling: EvolutionarySearch at 25 ms with populations of 100 to 100,000: subnets scored a second, and the peak of
   memory that Python and numpy allocate (a second run, traced) per subnet scored, working arrays included.
 """
@@ -46,6 +47,7 @@ import torch
 from benchmarks.reference_speed import processor
 from latency_tables import Budget, LatencyTable, macs
 from search import (
+    NSGA2,
     AccuracyPredictor,
     Candidate,
     EvolutionarySearch,
@@ -74,6 +76,8 @@ LONG = {"population": 1000, "generations": 400}
 SCALES = {100: 200, 1000: 20, 10_000: 4, 100_000: 4}
 """Population -> generations."""
 LOOK_UPS = 1000
+FRONTS = ("front", "nsga2", "random")
+"""The sides of part front; the first is FrontSearch."""
 
 
 def main() -> None:
@@ -437,17 +441,19 @@ def refused_table(found: dict[str, Any]) -> None:
 
 
 def front(sides: Sides, asked: Asked) -> dict[str, Any]:
-    """All budgets at once, against long searches of each, and random subnets."""
+    """All budgets at once, against long searches of each, NSGA-II, and random subnets."""
     seeds = list(asked.seeds)[:3]
-    cells: dict[str, list[dict[str, Any]]] = {"front": [], "random": []}
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in FRONTS}
     curves: dict[str, list[list[float]]] = {}
     for seed in seeds:
-        searcher = FrontSearch(sides.space, sides.predictor, {DEVICE: sides.table}, metrics=[METRIC], seed=seed)
-        found, seconds = timed(searcher.run)
-        uniform, random_seconds = timed(
-            lambda seed=seed, count=found.details["scored"]: random_front(sides, count, seed)
-        )
-        for name, one, took in (("front", found, seconds), ("random", uniform, random_seconds)):
+        searchers = [
+            finder(sides.space, sides.predictor, {DEVICE: sides.table}, metrics=[METRIC], seed=seed)
+            for finder in (FrontSearch, NSGA2)
+        ]
+        found = [timed(searcher.run) for searcher in searchers]
+        count = found[0][0].details["scored"]
+        found.append(timed(lambda seed=seed, count=count: random_front(sides, count, seed)))
+        for name, (one, took) in zip(FRONTS, found, strict=True):
             cells[name].append(of_front(sides, one, asked.limits) | took)
             curves.setdefault(
                 name,
@@ -518,17 +524,21 @@ def random_front(sides: Sides, count: int, seed: int) -> ParetoFront:
 def front_table(found: dict[str, Any]) -> None:
     print("\nfront: predicted accuracy at each latency, median [least, most] of the seeds")
     print(
-        f"{'ms':>5}{'front':>27}{'random':>27}{'long search':>13}{'best known':>12}{'gap to long':>13}{'to best':>10}"
+        f"{'ms':>5}"
+        + "".join(f"{name:>27}" for name in FRONTS)
+        + f"{'long search':>13}{'best known':>12}{'gap to long':>13}{'to best':>10}"
     )
     for limit, cell in found["front"]["answers_ms"].items():
         long, best = found["long_search"]["budgets_ms"][limit]["accuracy"], found["best_known"].get(limit)
         print(
-            f"{limit:>5} {_range(cell):>26} {_range(found['random']['answers_ms'][limit]):>26}{long:>13.5f}"
+            f"{limit:>5}"
+            + "".join(f"{_range(found[name]['answers_ms'][limit]):>27}" for name in FRONTS)
+            + f"{long:>13.5f}"
             + (f"{best:>12.4f}" if best else f"{'':>12}")
             + f"{long - cell['median']:>13.5f}"
             + (f"{best - cell['median']:>10.5f}" if best else "")
         )
-    for name in ("front", "random"):
+    for name in FRONTS:
         one = {key: value["median"] for key, value in found[name].items() if key != "answers_ms"}
         print(
             f"{name}: {one['seconds']:.1f} s ({one['cpu_seconds']:.1f} of processor), {one['scored']:,.0f} subnets, "
@@ -612,13 +622,23 @@ def draw_pictures(parts: dict[str, Any], result: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "search_quality"  # equal results give equal files
     from matplotlib import pyplot as plt
 
-    colours = {"ours": "tab:blue", "reference": "tab:red", "random": "tab:gray", "front": "tab:green"}
+    colours = {
+        "ours": "tab:blue",
+        "reference": "tab:red",
+        "random": "tab:gray",
+        "front": "tab:green",
+        "nsga2": "tab:orange",
+    }
     if "latency" in parts or "front" in parts:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        for name, label in (("front", "ours: front, one search"), ("random", "random front, as many subnets")):
+        for name, label in (
+            ("front", "ours: front, one search"),
+            ("nsga2", "NSGA-II, as many children"),
+            ("random", "random front, as many subnets"),
+        ):
             curve = np.array(parts.get("front", {}).get("curves_of_first_seed", {}).get(name, np.empty((0, 2))))
             if len(curve):
-                style = "-" if name == "front" else ":"
+                style = {"front": "-", "nsga2": "--"}.get(name, ":")
                 axes.step(curve[::-1, 0], 100 * curve[::-1, 1], style, where="post", color=colours[name], label=label)
         budgets = dict(answered(parts.get("latency", {}).get("budgets_ms", {})))
         for side, marker, label in (

@@ -8,6 +8,7 @@ from search.encoding import GenotypeEncoder
 from search.evaluations import Evaluation, collect_evaluations, read_evaluations
 from search.evolution import EvolutionarySearch
 from search.front_search import FrontSearch
+from search.nsga2 import NSGA2
 from search.pareto import ParetoFront
 from search.predictors import (
     AccuracyPredictor,
@@ -19,6 +20,7 @@ from search.predictors import (
 )
 
 __all__ = [
+    "NSGA2",
     "AccuracyPredictor",
     "Candidate",
     "Evaluation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from latency_tables import LatencyTable
 from search.encoding import GenotypeEncoder
@@ -60,6 +61,30 @@ class Domain:
         rows = np.tile(genotype, (len(self._gene_of), 1))
         rows[np.arange(len(rows)), self._gene_of] = self._indices
         return rows
+
+    def children(
+        self,
+        mothers: Genotypes,
+        mates: Genotypes,
+        mutants: npt.NDArray[np.intp],
+        rates: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> Genotypes:
+        """One child a row, canonical: half of its genes are the mother's, half the mate's.
+
+        Args:
+            mothers: int8 (n, genes).
+            mates: int8 (n, genes).
+            mutants: rows with a random subnet for a mate, of which few genes are taken.
+            rates: each mutant takes a share of its own, between these.
+            rng: source of the choices.
+        """
+        mates = mates.copy()
+        mates[mutants] = self.random(rng, len(mutants))
+        share = np.full((len(mothers), 1), 0.5, dtype=np.float32)
+        share[mutants, 0] = rng.uniform(*rates, size=len(mutants))
+        taken = rng.random(mothers.shape, dtype=np.float32) < share
+        return self.canonical(np.where(taken, mates, mothers))
 
     def canonical(self, genotypes: Genotypes) -> Genotypes:
         """Inactive genes set to 0."""

@@ -14,24 +14,20 @@ approximation as a start, crossing by whole stages, a cap on parents of equal de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
-from latency_tables import COUNTS, Budget, CostModel, LatencyTable, SpaceCosts
-from latency_tables.budget import latency_name
+from latency_tables import COUNTS, Budget, LatencyTable, SpaceCosts
 from search.candidate import Candidate, NoSubnetError, TightestLimit
-from search.domain import Domain, known_resolutions
+from search.generational import GenerationalSearch, Progress, Scores, State, common_checks, require_settings
 from search.limits import Limits, Start, nearest_to_budget, require_tables
-from search.predictors.base import Predictor, require_space
+from search.predictors.base import Predictor
 from search.seen import Seen
 from search.threads import one_blas_thread
-from supernet.errors import ConfigError
 from supernet.spaces import Genotypes, SearchSpace
 
-Scores = npt.NDArray[np.floating]
 _COUNTS = tuple(model.name for model in COUNTS)
 _MOST_DRAWN = 8  # times the population: bounds the work of a generation where few children are new and within budget
 _PATIENCE = 10  # generations in a row without a new subnet after which the search ends
@@ -39,7 +35,7 @@ _LEAST_MUTATION = 0.2  # a mutant's rate is drawn between this share of the grea
 _TOWARDS_START = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95)  # shares of genes taken from the known feasible subnet
 
 
-class EvolutionarySearch:
+class EvolutionarySearch(GenerationalSearch):
     """Finds subnets for budgets. Equal budgets give equal results, whatever was searched before.
 
     Args:
@@ -74,38 +70,24 @@ class EvolutionarySearch:
         mutation_share: float = 0.5,
         mutation_probability: float = 0.1,
     ) -> None:
-        faults = [
-            f"{name} is {value!r}; allowed: {allowed}"
-            for name, value, good, allowed in (
-                ("population", population, population >= 2, "2 or more"),
-                ("generations", generations, generations >= 0, "0 or more"),
-                ("seed", seed, seed >= 0, "0 or more"),
+        require_settings(
+            "evolutionary search",
+            [
+                *common_checks(population, generations, seed),
                 ("parent_shares", parent_shares, all(0 < share <= 1000 for share in parent_shares), "two above 0"),
                 ("mutation_share", mutation_share, 0 <= mutation_share <= 1, "0 to 1"),
                 ("mutation_probability", mutation_probability, 0 < mutation_probability <= 1, "above 0, at most 1"),
-            )
-            if not good
-        ]
-        if faults:
-            raise ConfigError(f"evolutionary search: {'; '.join(faults)}")
-        require_space(predictor, space)
-        self.space = space
-        self.predictor = predictor
-        self.tables = dict(tables)
-        self.resolutions = known_resolutions(space, predictor, tables)
-        self.domain = Domain(space, {"resolution": self.resolutions})
-        models: dict[str, CostModel] = {model.name: model for model in COUNTS}
-        models |= {latency_name(device): table.cost_model() for device, table in tables.items()}
-        self.costs = SpaceCosts(space, models, within={"resolution": self.resolutions})
-        self.population = population
-        self.generations = generations
-        self.seed = seed
+            ],
+        )
+        super().__init__(
+            space, predictor, tables, population=population, generations=generations, seed=seed, patience=_PATIENCE
+        )
         self.parent_shares = parent_shares
         self._most_drawn = _MOST_DRAWN * population
         rows = np.arange(self._most_drawn + 1)
         # mutants and crossings alternate in the wanted ratio, so that any first few children have it too
         self._mutant_rows = np.flatnonzero(np.diff(np.floor(rows * mutation_share + 1e-9)) > 0)
-        self._mutation_probability = mutation_probability
+        self._rates = (_LEAST_MUTATION * mutation_probability, mutation_probability)
         self._with_quantiles: dict[tuple[str, ...], SpaceCosts] = {}
 
     def absolute(self, budget: Budget) -> Budget:
@@ -126,7 +108,7 @@ class EvolutionarySearch:
         """
         self._start(budget)
 
-    def run(self, budget: Budget, progress: Callable[[int, int], None] | None = None) -> Candidate:
+    def run(self, budget: Budget, progress: Progress | None = None) -> Candidate:
         """Search.
 
         Args:
@@ -143,27 +125,18 @@ class EvolutionarySearch:
         with one_blas_thread():
             return self._run(budget, progress)
 
-    def _run(self, budget: Budget, progress: Callable[[int, int], None] | None) -> Candidate:
+    def _run(self, budget: Budget, progress: Progress | None) -> Candidate:
         limits, start, rng = self._start(budget)
-        seen = Seen()
-        first = self._first_population(limits, start.genotype, rng)
-        rows, _ = seen.first_new(first, limits.met(first), self.population)
-        parents, scores = self._best(rows, self.predictor.rank_genotypes(rows), 0)
-        drawn, stale = 2 * self.population, 0
-        for generation in range(1, self.generations + 1):
-            children = self._breed(parents, min(drawn, self._most_drawn), rng)
-            rows, looked_at = seen.first_new(children, limits.met(children), self.population)
+        state = self._first(limits, start.genotype, rng)
+        for generation in self._each_generation(state, progress):
+            children = self._breed(state.rows, min(state.drawn, self._most_drawn), state.rng)
+            rows, looked_at = state.seen.first_new(children, limits.met(children), self.population)
             if len(rows):
-                scores = np.concatenate([scores, self.predictor.rank_genotypes(rows)])
-                parents, scores = self._best(np.concatenate([parents, rows]), scores, generation)
-            stale = 0 if len(rows) else stale + 1
+                scores = np.concatenate([state.scores, self.predictor.rank_genotypes(rows)])
+                state.rows, state.scores = self._best(np.concatenate([state.rows, rows]), scores, generation)
             needed = self.population * (looked_at + 1) / (len(rows) + 1)  # at this generation's yield
-            drawn = max(self.population, round(0.5 * drawn + 0.6 * needed))
-            if progress:
-                progress(generation, self.generations)
-            if stale == _PATIENCE:
-                break
-        return self._candidate(parents[0], limits, len(seen))
+            state.drawn = max(self.population, round(0.5 * state.drawn + 0.6 * needed))
+        return self._candidate(state.rows[0], limits, len(state.seen))
 
     def _start(self, budget: Budget) -> tuple[Limits, Start, np.random.Generator]:
         costs = self._costs_for(budget)
@@ -187,25 +160,25 @@ class EvolutionarySearch:
             self._with_quantiles[key] = self.costs.with_metrics(more)
         return self._with_quantiles[key]
 
-    def _first_population(self, limits: Limits, feasible: Genotypes, rng: np.random.Generator) -> Genotypes:
-        """Rows of which the earlier are more random and the later surer to meet the budget; the first surely does.
+    def _first(self, limits: Limits, feasible: Genotypes, rng: np.random.Generator) -> State:
+        """The first population: of rows which the later are surer to meet the budget; the very first surely does.
 
         Random subnets rarely meet a tight budget, but one that takes most genes from a subnet that does, does.
         """
+        seen = Seen()
         rows = self.domain.random(rng, self.population)
         shares = [np.where(rng.random(rows.shape) < share, feasible, rows) for share in _TOWARDS_START]
-        return self.domain.canonical(np.concatenate([feasible[None], *shares, self.domain.one_gene_changes(feasible)]))
+        rows = np.concatenate([feasible[None], *shares, self.domain.one_gene_changes(feasible)])
+        rows = self.domain.canonical(rows)
+        rows, _ = seen.first_new(rows, limits.met(rows), self.population)
+        rows, scores = self._best(rows, self.predictor.rank_genotypes(rows), 0)
+        return State(rng, seen, rows, scores, drawn=2 * self.population)
 
     def _breed(self, parents: Genotypes, count: int, rng: np.random.Generator) -> Genotypes:
         """Children, canonical int8 (count, genes): a mutant is a parent crossed at a low rate with a random subnet."""
-        mothers = parents[rng.integers(len(parents), size=count)]
-        mates = parents[rng.integers(len(parents), size=count)]
+        mothers, mates = (parents[rng.integers(len(parents), size=count)] for _ in range(2))
         mutants = self._mutant_rows[: np.searchsorted(self._mutant_rows, count)]
-        mates[mutants] = self.domain.random(rng, len(mutants))
-        share = np.full((count, 1), 0.5, dtype=np.float32)
-        share[mutants, 0] = self._mutation_probability * rng.uniform(_LEAST_MUTATION, 1, size=len(mutants))
-        taken = rng.random(mothers.shape, dtype=np.float32) < share
-        return self.domain.canonical(np.where(taken, mates, mothers))
+        return self.domain.children(mothers, mates, mutants, self._rates, rng)
 
     def _best(self, rows: Genotypes, scores: Scores, generation: int) -> tuple[Genotypes, Scores]:
         """The parents after a generation, the best first."""

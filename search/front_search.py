@@ -12,35 +12,27 @@ best of each of 64 cells was up to 0.0018 worse at five budgets than this, at as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latency_tables import COUNTS, Budget, CostModel, LatencyTable, Limit, SpaceCosts
-from latency_tables.budget import latency_name
-from search.domain import Domain, known_resolutions
+from latency_tables import Budget, LatencyTable, Limit
 from search.evolution import EvolutionarySearch
+from search.front_finder import STEPS, FrontFinder, Steps
+from search.generational import Progress, Scores, State
 from search.pareto import ParetoFront
-from search.predictors.base import Predictor, require_space
-from search.seen import Seen
-from search.threads import one_blas_thread
-from supernet.errors import ConfigError, one_of
+from search.predictors.base import Predictor
 from supernet.spaces import Genotypes, SearchSpace
 
-Scores = npt.NDArray[np.floating]
-_Scored = tuple[Genotypes, Scores, npt.NDArray[np.intp]]
-_PATIENCE = 20  # generations in a row without a new subnet after which the search ends
-_MUTATION = (0.02, 0.1)  # chance of each gene of a mutant to be drawn anew: each mutant's own, between these
+_PATIENCE = 20
 _CELLS = {1: 8, 2: 6, 3: 4}
-"""Cells a metric, by the number of metrics."""
-_STEPS = {1: 64, 2: 8, 3: 4}
-"""Steps a cell and metric, in which the front is known that subnets are compared with."""
+"""Cells a metric, by the number of metrics; each is some of the steps in which the front is known."""
 
 
-class FrontSearch:
+class FrontSearch(FrontFinder):
     """Finds the front of predicted accuracy against some metrics. Equal arguments give equal fronts.
 
     Args:
@@ -72,104 +64,35 @@ class FrontSearch:
         seed: int = 0,
         kept: tuple[float, float] = (2400.0, 480.0),
     ) -> None:
-        faults = [
-            f"{name} is {value!r}; allowed: {allowed}"
-            for name, value, good, allowed in (
-                ("metrics", tuple(metrics), 1 <= len(set(metrics)) == len(metrics) <= 3, "1 to 3 different ones"),
-                ("population", population, population >= 2, "2 or more"),
-                ("generations", generations, generations >= 0, "0 or more"),
-                ("seed", seed, seed >= 0, "0 or more"),
-                ("kept", kept, all(1 <= number <= 10**6 for number in kept), "two of 1 to 1,000,000"),
-            )
-            if not good
-        ]
-        if faults:
-            raise ConfigError(f"front search: {'; '.join(faults)}")
-        require_space(predictor, space)
-        self.space = space
-        self.predictor = predictor
-        resolutions = known_resolutions(space, predictor, tables)
-        self.domain = Domain(space, {"resolution": resolutions})
-        models: dict[str, CostModel] = {model.name: model for model in COUNTS}
-        models |= {latency_name(device): table.cost_model() for device, table in tables.items()}
-        for metric in metrics:
-            if metric not in models:
-                raise ConfigError(one_of("metric", metric, list(models)))
-        self.costs = SpaceCosts(space, models, within={"resolution": resolutions})
-        self.metrics = tuple(metrics)
-        self._cells = _CELLS[len(metrics)]
-        self._steps_a_cell = _STEPS[len(metrics)]
-        self.population = population
-        self.generations = generations
-        self.seed = seed
+        super().__init__(
+            "front search",
+            space,
+            predictor,
+            tables,
+            metrics=metrics,
+            population=population,
+            generations=generations,
+            seed=seed,
+            patience=_PATIENCE,
+            checks=[("kept", kept, all(1 <= number <= 10**6 for number in kept), "two of 1 to 1,000,000")],
+        )
         self.kept = kept
+        self._cells = _CELLS[len(metrics)]
+        self._steps_a_cell = STEPS[len(metrics)] // self._cells
 
-    def run(self, progress: Callable[[int, int], None] | None = None) -> ParetoFront:
-        """Search.
-
-        Args:
-            progress: called as (generations done, generations) after each; may raise to stop the search.
-
-        Returns:
-            The front, with all metrics' costs of each subnet on it.
-        """
-        with one_blas_thread():
-            rows, scores, scored = self._run(progress)
-        return ParetoFront.of(
-            self.space,
-            rows,
-            self.predictor.predict_genotypes(rows),
-            scores,
-            dict(zip(self.costs.metrics, self.costs.of(rows).T, strict=True)),
-            self.metrics,
-            scored=scored,
-            of_largest={name: self.costs.of_largest(name) for name in self.costs.metrics},
-        )
-
-    def _run(self, progress: Callable[[int, int], None] | None) -> tuple[Genotypes, Scores, int]:
-        rng = np.random.default_rng(self.seed)
-        seen = Seen()
-        edges = self._edges()
-        rows = seen.new(self._first_population(rng))
-        scores = self.predictor.rank_genotypes(rows)
-        steps = self._steps(rows, edges)
-        every = [(rows, scores, steps)]  # a cell's share may be less than its part of the front
+    def _evolve(self, state: State, progress: Progress | None) -> None:
         first, last = self.kept
-        stale = 0
-        for generation in range(1, self.generations + 1):
+        steps = self._steps(state.rows)
+        for generation in self._each_generation(state, progress):
             kept = first * (last / first) ** (generation / self.generations)
-            rows, scores, steps, cells = self._nearest_to_front(rows, scores, steps, kept)
-            children = seen.new(self._breed(rows, cells, rng))
-            every.append((children, self.predictor.rank_genotypes(children), self._steps(children, edges)))
-            rows, scores, steps = _joined([(rows, scores, steps), every[-1]])
-            stale = 0 if len(children) else stale + 1
-            if progress:
-                progress(generation, self.generations)
-            if stale == _PATIENCE:
-                break
-        rows, scores, steps = _joined(every)
-        lower = np.pad(self._stepped_front(scores, steps), [(1, 0)] * len(self.metrics), constant_values=-np.inf)
-        candidates = scores > lower[tuple(steps.T)]  # no subnet that costs less by every metric is as good
-        return rows[candidates], scores[candidates], len(seen)
-
-    def _edges(self) -> list[npt.NDArray[np.float64]]:
-        """Inner borders of each metric's steps, geometric between its least value and the largest subnet's."""
-        count = self._cells * self._steps_a_cell
-        return [
-            np.geomspace(max(self.costs.minimum(metric)[0], 1e-12), self.costs.of_largest(metric), count + 1)[1:-1]
-            for metric in self.metrics
-        ]
-
-    def _steps(self, rows: Genotypes, edges: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.intp]:
-        """Number of each row's step by each metric, (n, metrics)."""
-        costs = self.costs.of(rows, self.metrics)
-        return np.column_stack(
-            [np.searchsorted(borders, costs[:, column], side="left") for column, borders in enumerate(edges)]
-        )
+            rows, scores, steps, cells = self._nearest_to_front(state.rows, state.scores, steps, kept)
+            children, new_scores = self._score_new(self._breed(rows, cells, state.rng), state)
+            state.rows, state.scores = np.concatenate([rows, children]), np.concatenate([scores, new_scores])
+            steps = np.concatenate([steps, self._steps(children)])
 
     def _nearest_to_front(
-        self, rows: Genotypes, scores: Scores, steps: npt.NDArray[np.intp], kept: float
-    ) -> tuple[Genotypes, Scores, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        self, rows: Genotypes, scores: Scores, steps: Steps, kept: float
+    ) -> tuple[Genotypes, Scores, Steps, npt.NDArray[np.intp]]:
         """Each cell's share of `kept` rows, those nearest to the front, sorted by cell; and their cells, (n,)."""
         dimensions = len(self.metrics)
         front = self._stepped_front(scores, steps)
@@ -180,22 +103,6 @@ class FrontSearch:
         rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
         order = order[rank < max(1, round(kept / self._cells**dimensions))]
         return rows[order], scores[order], steps[order], cells[order]
-
-    def _stepped_front(self, scores: Scores, steps: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        """Best score up to each step, one axis a metric."""
-        front = np.full((self._cells * self._steps_a_cell,) * len(self.metrics), -np.inf)
-        np.maximum.at(front, tuple(steps.T), scores)
-        for axis in range(front.ndim):
-            np.maximum.accumulate(front, axis=axis, out=front)
-        return front
-
-    def _first_population(self, rng: np.random.Generator) -> Genotypes:
-        """Random subnets, more or less of each taken from the cheapest ones and the largest."""
-        rows = self.domain.random(rng, self.population)
-        ends = np.stack([*(self.costs.minimum(metric)[1] for metric in self.metrics), self.domain.largest()])
-        shares = rng.random((len(rows), 1))
-        towards = ends[rng.integers(len(ends), size=len(rows))]
-        return self.domain.canonical(np.concatenate([ends, np.where(rng.random(rows.shape) < shares, towards, rows)]))
 
     def _breed(self, parents: Genotypes, cells: npt.NDArray[np.intp], rng: np.random.Generator) -> Genotypes:
         """Children, canonical: half of them mutants, half crossings of parents from the same cell or the next.
@@ -211,17 +118,7 @@ class FrontSearch:
             parents[starts[cell] + (rng.random(self.population) * counts[cell]).astype(np.intp)]
             for cell in (place, near)
         )
-        half = self.population // 2
-        mates[:half] = self.domain.random(rng, half)
-        share = np.full((self.population, 1), 0.5, dtype=np.float32)
-        share[:half, 0] = rng.uniform(*_MUTATION, size=half)
-        taken = rng.random(mothers.shape, dtype=np.float32) < share
-        return self.domain.canonical(np.where(taken, mates, mothers))
-
-
-def _joined(parts: Sequence[_Scored]) -> _Scored:
-    rows, scores, steps = zip(*parts, strict=True)
-    return np.concatenate(rows), np.concatenate(scores), np.concatenate(steps)
+        return self._children(mothers, mates, rng)
 
 
 def gaps(front: ParetoFront, search: EvolutionarySearch, count: int) -> list[dict[str, Any]]:

@@ -9,13 +9,18 @@ from supernet.spaces import Genotypes
 
 
 class Seen:
-    """A growing set of genotypes; about 150 bytes each."""
+    """A growing set of genotypes, in the order in which they came; about 150 bytes each."""
 
     def __init__(self) -> None:
-        self._keys: set[bytes] = set()
+        self._keys: dict[bytes, None] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def rows(self) -> Genotypes:
+        """All of them in their order, int8 (n, genes)."""
+        rows = np.frombuffer(b"".join(self._keys), dtype=np.int8)
+        return rows.reshape(len(self._keys), -1) if len(self._keys) else rows.reshape(0, 0)
 
     def new(self, rows: Genotypes) -> Genotypes:
         """The canonical rows that were not seen before, each once, in order; they are marked as seen."""
@@ -25,12 +30,12 @@ class Seen:
         """The first `most` allowed rows that were not seen before, and how many rows were looked at."""
         places = np.flatnonzero(allowed)
         found = np.ascontiguousarray(rows[places])
-        # a row as one opaque value: a set of bytes is exact, and faster than np.unique
+        # a row as one opaque value: a dict of bytes is exact, and faster than np.unique
         keys: list[bytes] = found.view(np.dtype((np.void, found.shape[1])))[:, 0].tolist()
         new = []
         for place, key in enumerate(keys):
             if key not in self._keys:
-                self._keys.add(key)
+                self._keys[key] = None
                 new.append(place)
                 if len(new) == most:
                     return found[new], int(places[place]) + 1

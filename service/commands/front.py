@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,21 @@ from service.commands.searched import PredictorPath, Run, Tables, read_predictor
 _SHOWN = 10
 
 
+class Method(StrEnum):
+    """How to search for a front."""
+
+    CELLS = "cells"
+    NSGA2 = "nsga2"
+
+
 def front(
     run: Run,
     metric: Annotated[list[str], typer.Option(help="Cost that the front is about, such as macs; repeat for up to 3.")],
     table: Tables = None,
     predictor: PredictorPath = None,
+    method: Annotated[
+        Method, typer.Option(help="cells: each part of the range breeds with the next; nsga2: NSGA-II, the usual one.")
+    ] = Method.CELLS,
     population: Annotated[int, typer.Option(help="Subnets a generation.")] = 2000,
     generations: Annotated[int, typer.Option(help="Generations after the first.")] = 450,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
@@ -29,13 +40,14 @@ def front(
     as_json: Json = False,
 ) -> None:
     """Find the front of predicted accuracy against costs, and keep it: any budget is then a look-up."""
-    from search import EvolutionarySearch, FrontSearch
+    from search import NSGA2, EvolutionarySearch, FrontSearch
     from search.front_search import gaps
     from supernet.files import require_writable
 
     require_writable(out)
     fitted, read = read_predictor(run, predictor), read_tables(table)
-    engine = FrontSearch(
+    finder = NSGA2 if method is Method.NSGA2 else FrontSearch
+    engine = finder(
         fitted.space, fitted, read, metrics=metric, population=population, generations=generations, seed=seed
     )
     with progress_bar("generations") as progress:

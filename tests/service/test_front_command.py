@@ -108,6 +108,16 @@ def test_people_see_a_few_points_and_the_next_step(tiny: SearchSpace, predictor:
     assert "next: onceforall search mobilenet_v3_tiny --front" in text
 
 
+def test_nsga2_finds_a_front_of_two_metrics(tiny: SearchSpace, predictor: Path, table: Path, tmp_path: Path) -> None:
+    common = ("front", tiny.name, "--predictor", predictor, "--table", table, "--out", tmp_path / "f.json", "--json")
+    few = ("--population", "300", "--generations", "40", "--check", "1")
+    metrics = ("--metric", "latency_ms@phone", "--metric", "params")
+    by_method = [json.loads(_run(*common, *metrics, *few, *more)) for more in ((), ("--method", "nsga2"))]
+    assert [found["metrics"] for found in by_method] == [["latency_ms@phone", "params"]] * 2
+    assert by_method[0]["details"]["scored"] != by_method[1]["details"]["scored"]
+    assert by_method[1]["details"]["gaps"][0]["gap"] < 0.005
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
