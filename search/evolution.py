@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from latency_tables import COUNTS, Budget, LatencyTable, SpaceCosts
 from search.candidate import Candidate, NoSubnetError, TightestLimit
-from search.generational import GenerationalSearch, Progress, Scores, State, common_checks, require_settings
+from search.checkpoint import Checkpoint, Scores, State
+from search.generational import GenerationalSearch, Progress
 from search.limits import Limits, Start, nearest_to_budget, require_tables
 from search.predictors.base import Predictor
 from search.seen import Seen
@@ -70,17 +72,20 @@ class EvolutionarySearch(GenerationalSearch):
         mutation_share: float = 0.5,
         mutation_probability: float = 0.1,
     ) -> None:
-        require_settings(
+        super().__init__(
             "evolutionary search",
-            [
-                *common_checks(population, generations, seed),
+            space,
+            predictor,
+            tables,
+            population=population,
+            generations=generations,
+            seed=seed,
+            settings=[
                 ("parent_shares", parent_shares, all(0 < share <= 1000 for share in parent_shares), "two above 0"),
                 ("mutation_share", mutation_share, 0 <= mutation_share <= 1, "0 to 1"),
                 ("mutation_probability", mutation_probability, 0 < mutation_probability <= 1, "above 0, at most 1"),
             ],
-        )
-        super().__init__(
-            space, predictor, tables, population=population, generations=generations, seed=seed, patience=_PATIENCE
+            patience=_PATIENCE,
         )
         self.parent_shares = parent_shares
         self._most_drawn = _MOST_DRAWN * population
@@ -108,12 +113,14 @@ class EvolutionarySearch(GenerationalSearch):
         """
         self._start(budget)
 
-    def run(self, budget: Budget, progress: Progress | None = None) -> Candidate:
+    def run(self, budget: Budget, progress: Progress | None = None, *, checkpoint: Path | None = None) -> Candidate:
         """Search.
 
         Args:
             budget: limits that must all hold.
             progress: called as (generations done, generations) after each; may raise to stop the search.
+            checkpoint: file to save the search to every 10 seconds, and to go on from if it is there; the result is
+                that of an uninterrupted search. It is removed at the end.
 
         Returns:
             The subnet of greatest predicted accuracy among all that were scored; its `excess` is empty.
@@ -121,14 +128,19 @@ class EvolutionarySearch(GenerationalSearch):
         Raises:
             NoSubnetError: no subnet meets the budget (an InfeasibleBudgetError).
             ConfigError: a limit is on a device without a latency table.
+            CheckpointError: the checkpoint is damaged, something else, or of another search.
+            StorageError: the checkpoint cannot be written.
         """
+        kept = self._checkpoint(checkpoint, budget=str(budget))
         with one_blas_thread():
-            return self._run(budget, progress)
+            found = self._run(budget, progress, kept)
+        kept.remove()
+        return found
 
-    def _run(self, budget: Budget, progress: Progress | None) -> Candidate:
+    def _run(self, budget: Budget, progress: Progress | None, checkpoint: Checkpoint) -> Candidate:
         limits, start, rng = self._start(budget)
-        state = self._first(limits, start.genotype, rng)
-        for generation in self._each_generation(state, progress):
+        state = checkpoint.load() or self._first(limits, start.genotype, rng)
+        for generation in self._each_generation(state, progress, checkpoint):
             children = self._breed(state.rows, min(state.drawn, self._most_drawn), state.rng)
             rows, looked_at = state.seen.first_new(children, limits.met(children), self.population)
             if len(rows):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from latency_tables import LatencyTable
-from search.generational import Check, GenerationalSearch, Progress, Scores, State, common_checks, require_settings
+from search.checkpoint import Checkpoint, Scores, State
+from search.generational import GenerationalSearch, Progress, Setting
 from search.pareto import ParetoFront
 from search.predictors.base import Predictor
 from search.seen import Seen
@@ -20,6 +22,7 @@ from supernet.spaces import Genotypes, SearchSpace
 Steps = npt.NDArray[np.intp]
 STEPS = {1: 512, 2: 48, 3: 16}
 """Steps into which the range of a metric is cut, by the number of metrics."""
+_PATIENCE = 20  # generations in a row without a new subnet after which the search ends
 _MUTATION = (0.02, 0.1)  # chance of each gene of a mutant to be drawn anew: each mutant's own, between these
 _ROWS_AT_ONCE = 65536
 
@@ -28,9 +31,7 @@ class FrontFinder(GenerationalSearch, ABC):
     """Base of the searches for a front of predicted accuracy against one to three metrics.
 
     Args:
-        called: how the search is named in a refusal.
         metrics: costs that the front is about.
-        checks: of settings that the search has of its own.
 
     The others are `GenerationalSearch`'s.
 
@@ -51,20 +52,19 @@ class FrontFinder(GenerationalSearch, ABC):
         population: int,
         generations: int,
         seed: int,
-        patience: int,
-        checks: Sequence[Check] = (),
+        settings: Sequence[Setting] = (),
     ) -> None:
         different = 1 <= len(set(metrics)) == len(metrics) <= 3
-        require_settings(
-            called,
-            [
-                ("metrics", tuple(metrics), different, "1 to 3 different ones"),
-                *common_checks(population, generations, seed),
-                *checks,
-            ],
-        )
         super().__init__(
-            space, predictor, tables, population=population, generations=generations, seed=seed, patience=patience
+            called,
+            space,
+            predictor,
+            tables,
+            population=population,
+            generations=generations,
+            seed=seed,
+            settings=[("metrics", tuple(metrics), different, "1 to 3 different ones"), *settings],
+            patience=_PATIENCE,
         )
         for metric in metrics:
             if metric not in self.costs.metrics:
@@ -78,22 +78,31 @@ class FrontFinder(GenerationalSearch, ABC):
             for metric in metrics
         ]
 
-    def run(self, progress: Progress | None = None) -> ParetoFront:
+    def run(self, progress: Progress | None = None, *, checkpoint: Path | None = None) -> ParetoFront:
         """Search.
 
         Args:
             progress: called as (generations done, generations) after each; may raise to stop the search.
+            checkpoint: file to save the search to every 10 seconds, and to go on from if it is there; the result is
+                that of an uninterrupted search. It is removed at the end.
 
         Returns:
             The front of all subnets that were scored, with all metrics' costs of each subnet on it.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, something else, or of another search.
+            StorageError: the checkpoint cannot be written.
         """
+        kept = self._checkpoint(checkpoint)
         with one_blas_thread():
-            state = self._first()
-            self._evolve(state, progress)
-            return self._front(state)
+            state = kept.load() or self._first()
+            self._evolve(state, progress, kept)
+            found = self._front(state)
+        kept.remove()
+        return found
 
     @abstractmethod
-    def _evolve(self, state: State, progress: Progress | None) -> None:
+    def _evolve(self, state: State, progress: Progress | None, checkpoint: Checkpoint) -> None:
         """Breed and score the generations that are left."""
 
     def _first(self) -> State:

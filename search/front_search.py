@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from latency_tables import Budget, LatencyTable, Limit
+from search.checkpoint import Checkpoint, Scores, State
 from search.evolution import EvolutionarySearch
 from search.front_finder import STEPS, FrontFinder, Steps
-from search.generational import Progress, Scores, State
+from search.generational import Progress
 from search.pareto import ParetoFront
 from search.predictors.base import Predictor
 from supernet.spaces import Genotypes, SearchSpace
 
-_PATIENCE = 20
 _CELLS = {1: 8, 2: 6, 3: 4}
 """Cells a metric, by the number of metrics; each is some of the steps in which the front is known."""
 
@@ -73,17 +73,16 @@ class FrontSearch(FrontFinder):
             population=population,
             generations=generations,
             seed=seed,
-            patience=_PATIENCE,
-            checks=[("kept", kept, all(1 <= number <= 10**6 for number in kept), "two of 1 to 1,000,000")],
+            settings=[("kept", kept, all(1 <= number <= 10**6 for number in kept), "two of 1 to 1,000,000")],
         )
         self.kept = kept
         self._cells = _CELLS[len(metrics)]
         self._steps_a_cell = STEPS[len(metrics)] // self._cells
 
-    def _evolve(self, state: State, progress: Progress | None) -> None:
+    def _evolve(self, state: State, progress: Progress | None, checkpoint: Checkpoint) -> None:
         first, last = self.kept
         steps = self._steps(state.rows)
-        for generation in self._each_generation(state, progress):
+        for generation in self._each_generation(state, progress, checkpoint):
             kept = first * (last / first) ** (generation / self.generations)
             rows, scores, steps, cells = self._nearest_to_front(state.rows, state.scores, steps, kept)
             children, new_scores = self._score_new(self._breed(rows, cells, state.rng), state)

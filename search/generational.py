@@ -2,61 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from latency_tables import COUNTS, CostModel, LatencyTable, SpaceCosts
 from latency_tables.budget import latency_name
+from search.checkpoint import Checkpoint, State
 from search.domain import Domain, known_resolutions
 from search.predictors.base import Predictor, require_space
-from search.seen import Seen
 from supernet.errors import ConfigError
-from supernet.spaces import Genotypes, SearchSpace
+from supernet.spaces import SearchSpace
 
-Scores = npt.NDArray[np.floating]
 Progress = Callable[[int, int], None]
-Check = tuple[str, object, bool, str]
-"""A setting's name, its value, whether that is allowed, and what is."""
-
-
-@dataclass
-class State:
-    """Where a search stands after a generation; with its settings, all that the next one depends on.
-
-    Attributes:
-        rng: source of all random choices.
-        seen: what was scored.
-        rows: those of it that may breed, int8 (n, genes).
-        scores: theirs, (n,).
-        history: scores of all that was seen, in that order; a search for one budget needs none and leaves it empty.
-        drawn: children to draw in the next generation, where a search adapts that.
-        generation: how many generations are done.
-        stale: how many of the last ones in a row scored nothing new.
-    """
-
-    rng: np.random.Generator
-    seen: Seen
-    rows: Genotypes
-    scores: Scores
-    history: list[Scores] = field(default_factory=list)
-    drawn: int = 0
-    generation: int = 0
-    stale: int = 0
+Setting = tuple[str, object, bool, str]
+"""A name, the value, whether that is allowed, and what is."""
 
 
 class GenerationalSearch:
     """Base of the searches.
 
     Args:
+        called: how the search is named in a refusal.
         space: where to search.
         predictor: fitted for that space.
         tables: device -> latency table.
         population: new subnets a generation, at most.
         generations: generations after the first population.
         seed: of all random choices.
+        settings: those that the search has of its own.
         patience: generations in a row without a new subnet after which the search ends.
 
     Attributes:
@@ -65,12 +38,13 @@ class GenerationalSearch:
         costs: every count and latency over it.
 
     Raises:
-        ConfigError: the predictor is for another space.
+        ConfigError: a setting is outside of what is allowed (all are named), or the predictor is for another space.
         TableError: a table is for another space, or no resolution is known by all.
     """
 
     def __init__(
         self,
+        called: str,
         space: SearchSpace,
         predictor: Predictor,
         tables: Mapping[str, LatencyTable],
@@ -78,8 +52,18 @@ class GenerationalSearch:
         population: int,
         generations: int,
         seed: int,
+        settings: Sequence[Setting],
         patience: int,
     ) -> None:
+        settings = [
+            ("population", population, population >= 2, "2 or more"),
+            ("generations", generations, generations >= 0, "0 or more"),
+            ("seed", seed, seed >= 0, "0 or more"),
+            *settings,
+        ]
+        faults = [f"{name} is {value!r}; allowed: {allowed}" for name, value, good, allowed in settings if not good]
+        if faults:
+            raise ConfigError(f"{called}: {'; '.join(faults)}")
         require_space(predictor, space)
         self.space = space
         self.predictor = predictor
@@ -92,39 +76,37 @@ class GenerationalSearch:
         self.population = population
         self.generations = generations
         self.seed = seed
+        self._settings = {name: value for name, value, _, _ in settings}
         self._patience = patience
 
-    def _each_generation(self, state: State, progress: Progress | None) -> Iterator[int]:
+    def _checkpoint(self, path: Path | None, **asked: object) -> Checkpoint:
+        """The file from which this search goes on, bound to all that its result depends on and to what is `asked`."""
+        if path is None:
+            return Checkpoint(None, {})
+        known = {
+            "search": type(self).__name__,
+            "space": self.space.name,
+            "num_classes": self.space.num_classes,
+            "encoding": self.domain.encoder.digest,
+            "resolutions": self.resolutions,
+            "predictor": getattr(self.predictor, "digest", None),
+        }
+        tables = {f"the table of {device!r}": table.digest for device, table in self.tables.items()}
+        return Checkpoint(Path(path), known | tables | self._settings | asked)
+
+    def _each_generation(self, state: State, progress: Progress | None, checkpoint: Checkpoint) -> Iterator[int]:
         """The numbers of the generations that are left, while new subnets turn up.
 
         Args:
-            state: the caller changes it in every generation; this counts.
+            state: the caller changes it in every generation; this counts, and saves it.
             progress: called as (generations done, generations) after each.
+            checkpoint: where to save.
         """
         while state.generation < self.generations and state.stale < self._patience:
             scored = len(state.seen)
             yield state.generation + 1
             state.generation += 1
             state.stale = 0 if len(state.seen) > scored else state.stale + 1
+            checkpoint.save(state)
             if progress:
                 progress(state.generation, self.generations)
-
-
-def common_checks(population: int, generations: int, seed: int) -> list[Check]:
-    """Of the settings that every search has."""
-    return [
-        ("population", population, population >= 2, "2 or more"),
-        ("generations", generations, generations >= 0, "0 or more"),
-        ("seed", seed, seed >= 0, "0 or more"),
-    ]
-
-
-def require_settings(search: str, checks: list[Check]) -> None:
-    """Refuse settings outside of what is allowed.
-
-    Raises:
-        ConfigError: there are some; all are named.
-    """
-    faults = [f"{name} is {value!r}; allowed: {allowed}" for name, value, good, allowed in checks if not good]
-    if faults:
-        raise ConfigError(f"{search}: {'; '.join(faults)}")

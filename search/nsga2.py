@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from latency_tables import LatencyTable
+from search.checkpoint import Checkpoint, Scores, State
 from search.front_finder import FrontFinder
-from search.generational import Progress, Scores, State
+from search.generational import Progress
 from search.pareto import dominated
 from search.predictors.base import Predictor
 from supernet.spaces import Genotypes, SearchSpace
 
 Objectives = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
-_PATIENCE = 20
 
 
 class NSGA2(FrontFinder):
@@ -65,11 +65,10 @@ class NSGA2(FrontFinder):
             population=population,
             generations=generations,
             seed=seed,
-            patience=_PATIENCE,
         )
 
-    def _evolve(self, state: State, progress: Progress | None) -> None:
-        for _ in self._each_generation(state, progress):
+    def _evolve(self, state: State, progress: Progress | None, checkpoint: Checkpoint) -> None:
+        for _ in self._each_generation(state, progress, checkpoint):
             state.rows, state.scores = self._survivors(state.rows, state.scores)
             mothers, mates = (self._tournament(state) for _ in range(2))
             children, scores = self._score_new(self._children(mothers, mates, state.rng), state)

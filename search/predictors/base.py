@@ -32,7 +32,11 @@ _ROWS_AT_ONCE = 1024  # what 400 units put out for them, 1.6 MB, stays in the se
 
 
 class Predictor(Protocol):
-    """What a search asks of a predictor."""
+    """What a search asks of a predictor.
+
+    It may also have `resolutions`, those that it knows, and `digest`, text that is another one where the guesses are:
+    without it a search's checkpoint cannot tell two predictors apart.
+    """
 
     @property
     def space(self) -> SearchSpace:
@@ -69,6 +73,16 @@ class AccuracyPredictor:
     def encoder(self) -> GenotypeEncoder:
         """Genotypes -> features."""
         return GenotypeEncoder(self.space)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that the guesses depend on, 64 hexadecimal digits."""
+        digest = hashlib.sha256(f"{self.space.name} {self.encoder.digest} {self.resolutions}".encode())
+        for stack in self.stacks:
+            digest.update(f";{stack.activation}".encode())
+            for array in (*stack.weights, *stack.biases):
+                digest.update(f"{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
 
     def predict(self, configs: Iterable[SubnetConfig]) -> npt.NDArray[np.float32]:
         """Accuracy of each subnet, float32 (n,) in [0, 1].

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from service.commands.output import Json, percent, print_json, print_table, progress_bar
-from service.commands.searched import PredictorPath, Run, Tables, read_predictor, read_tables
+from service.commands.searched import Checkpoint, PredictorPath, Run, Tables, read_predictor, read_tables
 
 _SHOWN = 10
 
@@ -37,6 +37,7 @@ def front(
     ),
     picture: Annotated[Path | None, typer.Option(help="Picture to draw (.svg or .png); needs matplotlib.")] = None,
     check: Annotated[int, typer.Option(min=0, help="Budgets to search for one by one, to state the gap.")] = 3,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """Find the front of predicted accuracy against costs, and keep it: any budget is then a look-up."""
@@ -51,7 +52,7 @@ def front(
         fitted.space, fitted, read, metrics=metric, population=population, generations=generations, seed=seed
     )
     with progress_bar("generations") as progress:
-        found = engine.run(progress)
+        found = engine.run(progress, checkpoint=checkpoint)
     found = found.with_details(gaps=gaps(found, EvolutionarySearch(fitted.space, fitted, read, seed=seed), check))
     found.save(out)
     if picture is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.commands.output import Json, percent, print_json, progress_bar
-from service.commands.searched import PredictorPath, Run, Tables, read_predictor, read_space, read_tables
+from service.commands.searched import Checkpoint, PredictorPath, Run, Tables, read_predictor, read_space, read_tables
 from supernet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def search(
     generations: Annotated[int, typer.Option(help="Generations after the first.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File to write the subnet's config to (JSON).")] = None,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """Evolve subnets towards the greatest predicted accuracy within all limits of the budget."""
@@ -48,7 +49,7 @@ def search(
         )
         engine.check(limits)
         with progress_bar("generations") as progress:
-            found = engine.run(limits, progress=progress)
+            found = engine.run(limits, progress, checkpoint=checkpoint)
     if as_json:
         print_json({"budget": str(limits), **found.to_dict()})
     else:

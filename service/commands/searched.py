@@ -20,6 +20,10 @@ Tables = Annotated[list[Path] | None, typer.Option(help="Latency table, file or 
 PredictorPath = Annotated[
     Path | None, typer.Option(help="Folder of a predictor, or MIT's .pth file.  [default: the run's own]")
 ]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="File that keeps the search while it runs; after an interruption the same command goes on."),
+]
 
 
 def read_space(run: str) -> SearchSpace:

@@ -103,7 +103,7 @@ def test_the_search_ends_early_once_no_new_subnet_turns_up(toy: SearchSpace) -> 
 
 def test_wrong_settings_are_named_together(tiny: SearchSpace, toy: SearchSpace) -> None:
     with pytest.raises(
-        ConfigError, match=r"NSGA-II: metrics is \(\); allowed: 1 to 3 .*; population is 1; .*; seed is -1"
+        ConfigError, match=r"NSGA-II: population is 1; .*; seed is -1; .*; metrics is \(\); allowed: 1 to 3 "
     ):
         NSGA2(tiny, Oracle(tiny), metrics=[], population=1, seed=-1)
     with pytest.raises(ConfigError, match="unknown metric 'latency_ms@phone'; allowed: macs, params"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from latency_tables import LatencyTable, Provenance, Row, macs, params
 from search import AccuracyPredictor, fit_predictor
+from search.checkpoint import Checkpoint, State
 from service.cli import app
 from supernet.errors import CheckpointError, ConfigError
 from supernet.spaces import SearchSpace
@@ -116,6 +118,33 @@ def test_nsga2_finds_a_front_of_two_metrics(tiny: SearchSpace, predictor: Path, 
     assert [found["metrics"] for found in by_method] == [["latency_ms@phone", "params"]] * 2
     assert by_method[0]["details"]["scored"] != by_method[1]["details"]["scored"]
     assert by_method[1]["details"]["gaps"][0]["gap"] < 0.005
+
+
+def test_interrupted_commands_go_on_from_their_checkpoints(
+    tiny: SearchSpace, predictor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.checkpoint.SECONDS", 0.0)
+    few = ("--population", "50", "--generations", "20", "--json")
+    front = ("front", tiny.name, "--predictor", predictor, "--metric", "macs", "--out", tmp_path / "f.json", *few)
+    search = ("search", tiny.name, "--predictor", predictor, "--budget", "macs<=2M", *few)
+    for command in ((*front, "--check", "0"), (*front, "--check", "0", "--method", "nsga2"), search):
+        expected = _run(*command)
+        kept = ("--checkpoint", tmp_path / "kept")
+        with monkeypatch.context() as patched:
+            patched.setattr(Checkpoint, "save", _save_and_fail)
+            with pytest.raises(RuntimeError, match="cut off"):
+                _run(*command, *kept)
+        assert (tmp_path / "kept").exists()
+        with pytest.raises(CheckpointError, match="seed is 0 there and 1 here"):
+            _run(*command, *kept, "--seed", "1")
+        assert _run(*command, *kept) == expected
+        assert not (tmp_path / "kept").exists()
+
+
+def _save_and_fail(self: Checkpoint, state: State, save: Callable[..., None] = Checkpoint.save) -> None:
+    save(self, state)
+    if state.generation == 7:
+        raise RuntimeError("cut off")
 
 
 @pytest.mark.parametrize(
