@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"data": "fashion-mnist", "epochs": 10, "resolutions": (16, 20, 24, 28)},
     "cifar10": {"data": "folder", "epochs": 10, "resolutions": (16, 20, 24, 28, 32)},
 }
-RECIPE_ARMS = ("progressive", "none", "random", "sandwich", "alphanet", "delayed")
+RECIPE_ARMS = ("progressive", "progressive-sandwich", "none", "random", "sandwich", "alphanet", "delayed")
 EQUAL_COST = {"random-equal-cost": ("random", 4.3), "sandwich-equal-cost": ("sandwich", 0.8)}
 """Arm -> recipe and how many times the setting's epochs: about the multiply-adds of "progressive"."""
 UNIFORM = {  # subnet -> depth of all stages, kernel and expand ratio of all blocks, number of the resolution

@@ -34,7 +34,9 @@ def train(
         ),
     ] = False,
     space: Annotated[str, typer.Option(help="Search space.")] = "mobilenet_v3_tiny",
-    recipe: Annotated[str, typer.Option(help="progressive, sandwich, alphanet, random, or delayed.")] = "progressive",
+    recipe: Annotated[
+        str, typer.Option(help="progressive, progressive-sandwich, sandwich, alphanet, random, or delayed.")
+    ] = "progressive",
     preset: Annotated[str, typer.Option(help="Usual numbers: small-images, or imagenet.")] = "small-images",
     run: Annotated[Path | None, typer.Option(help="Folder to make for this run.  [default: runs/DATA]")] = None,
     resume: Annotated[

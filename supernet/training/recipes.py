@@ -4,6 +4,10 @@ progressive   the largest network first, then elastic kernels, depths and widths
               (Cai et al., "Once-for-All", ICLR 2020, section 3.3 and appendix B)
 sandwich      one stage; every step trains the largest, some random and the smallest subnet, and the largest teaches
               the others in place (Yu et al., "BigNAS", ECCV 2020, section 3)
+progressive-sandwich
+              kernels, depths and widths open one after the other as in progressive shrinking, but every step is a
+              sandwich of what is open, the largest network teaches in place and trains to the end, and all stages are
+              on one learning rate curve (ours)
 alphanet      the sandwich with the alpha-divergence as the distance from the teacher (Wang et al., ICML 2021)
 random        one stage; a random subnet a step, no teacher (Random Subnet Sampling, a cheap baseline)
 delayed       the largest network alone for the first half of the epochs, then the sandwich on the same learning rate
@@ -25,6 +29,8 @@ from supernet.training.schedule import Divergence, Stage
 
 PROGRESSIVE_STAGES = ("largest", "kernel", "depth1", "depth2", "width1", "width2")
 SANDWICH_SUBNETS = 4
+_IN_STAGES = ("progressive", "progressive-sandwich")
+"""Recipes whose epochs are given by stage of progressive shrinking."""
 RAMP_SHARE = 0.1
 """Share of a delayed recipe's second half in which the subnets' gradients are faded in."""
 
@@ -41,8 +47,7 @@ class Preset:
         progressive_epochs: epochs a stage, or None where `progressive_shares` divides a total.
         progressive_shares: share of all epochs a stage.
         warmup_epochs: stage name -> epochs of warm-up; None: a tenth of each stage.
-        learning_rates: stage name -> greatest learning rate a process; "sandwich", "alphanet", "random" and "delayed"
-            name the stage of those recipes.
+        learning_rates: stage of progressive shrinking, or other recipe, -> greatest learning rate a process.
         epochs: recipe name -> epochs in all, where a recipe has a usual length.
     """
 
@@ -107,6 +112,7 @@ SMALL_IMAGES = Preset(
         "depth2": 0.05,
         "width1": 0.03,
         "width2": 0.08,
+        "progressive-sandwich": 0.1,
         "sandwich": 0.1,
         "alphanet": 0.1,
         "random": 0.1,
@@ -138,6 +144,7 @@ IMAGENET = Preset(
         "kernel": 5,
         "depth2": 5,
         "width2": 5,
+        "progressive-sandwich": 5,
         "sandwich": 5,
         "alphanet": 5,
         "random": 5,
@@ -150,6 +157,7 @@ IMAGENET = Preset(
         "depth2": 7.5e-3,
         "width1": 2.5e-3,
         "width2": 7.5e-3,
+        "progressive-sandwich": 2.5e-2,
         "sandwich": 2.5e-2,
         "alphanet": 2.5e-2,
         "random": 2.5e-2,
@@ -198,7 +206,7 @@ def build_stages(
     rates = {name: rate * processes for name, rate in preset.learning_rates.items()} | dict(learning_rates or {})
     if isinstance(epochs, Mapping):
         counts = dict.fromkeys(epoch_names, 0) | dict(epochs)
-    elif recipe == "progressive":
+    elif recipe in _IN_STAGES:
         counts = preset.split(epochs)
     else:
         total = epochs if epochs is not None else (preset.epochs or {}).get(recipe)
@@ -217,9 +225,9 @@ def build_stages(
 
 
 def _stage_names(recipe: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names under which a recipe takes epochs, and learning rates (both stages of "delayed" are on one curve)."""
-    if recipe == "progressive":
-        return PROGRESSIVE_STAGES, PROGRESSIVE_STAGES
+    """Names under which a recipe takes epochs, and learning rates (a recipe of one curve has one)."""
+    if recipe in _IN_STAGES:
+        return PROGRESSIVE_STAGES, PROGRESSIVE_STAGES if recipe == "progressive" else (recipe,)
     return (("largest", recipe) if recipe == "delayed" else (recipe,)), (recipe,)
 
 
@@ -260,6 +268,28 @@ def _progressive(
                 trained_widths=tuple(widths[:trained]) if trained and widths else None,
             )
         )
+    return stages
+
+
+def _progressive_sandwich(
+    space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, float], preset: Preset
+) -> list[Stage]:
+    name, total, done = "progressive-sandwich", sum(epochs.values()), 0
+    stages: list[Stage] = []
+    for stage in _progressive(space, epochs, rates, preset):
+        alone = stage.name == "largest"
+        stages.append(
+            replace(
+                stage,
+                warmup_epochs=0.0 if done else min(preset.warmup(name, total), stage.epochs),
+                learning_rate=rates[name],
+                subnets_per_step=1 if alone else min(stage.subnets_per_step + 1, SANDWICH_SUBNETS),
+                sampling="random" if alone else "sandwich",
+                teacher="none" if alone else "in-place",
+                cosine=(done / total, (done + stage.epochs) / total),
+            )
+        )
+        done += stage.epochs
     return stages
 
 
@@ -333,6 +363,7 @@ def _delayed(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, 
 
 RECIPES: dict[str, Callable[[SearchSpace, Mapping[str, int], Mapping[str, float], Preset], list[Stage]]] = {
     "progressive": _progressive,
+    "progressive-sandwich": _progressive_sandwich,
     "sandwich": _sandwich,
     "alphanet": _alphanet,
     "random": _random,

@@ -113,6 +113,19 @@ def test_delayed_shrinking_is_half_the_largest_network_then_the_sandwich_on_one_
     assert alone.warmup_epochs == 1  # no stage before it has warmed up
 
 
+def test_progressive_sandwich_opens_as_progressive_shrinking_does_on_one_curve(tiny: SearchSpace) -> None:
+    epochs = {"largest": 4, "kernel": 1, "depth2": 2, "width2": 3}
+    stages = build_stages("progressive-sandwich", tiny, SMALL_IMAGES, epochs=epochs)
+    opened = build_stages("progressive", tiny, SMALL_IMAGES, epochs=epochs)
+    for name in ("name", "epochs", "greatest", "choices", "sort_channels", "trained_widths"):
+        assert [getattr(stage, name) for stage in stages] == [getattr(stage, name) for stage in opened]
+    assert [stage.subnets_per_step for stage in stages] == [1, 2, 3, 4]
+    assert [stage.teacher for stage in stages] == ["none", "in-place", "in-place", "in-place"]
+    assert [stage.cosine for stage in stages] == [(0, 0.4), (0.4, 0.5), (0.5, 0.7), (0.7, 1)]
+    assert [stage.warmup_epochs for stage in stages] == [1, 0, 0, 0]
+    assert {stage.learning_rate for stage in stages} == {SMALL_IMAGES.learning_rates["progressive-sandwich"]}
+
+
 def test_alphanet_is_the_sandwich_with_another_divergence(tiny: SearchSpace) -> None:
     (sandwich,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=5)
     (alpha,) = build_stages("alphanet", tiny, SMALL_IMAGES, epochs=5)
@@ -137,7 +150,7 @@ def test_given_learning_rates_are_used_as_they_are_and_usual_ones_for_each_proce
 
 
 def test_impossible_recipes_are_refused(tiny: SearchSpace) -> None:
-    with pytest.raises(ConfigError, match="unknown recipe 'bignas'; allowed: progressive, sandwich"):
+    with pytest.raises(ConfigError, match="unknown recipe 'bignas'; allowed: progressive, progressive-sandwich"):
         build_stages("bignas", tiny, SMALL_IMAGES, epochs=5)
     with pytest.raises(ConfigError, match="5 epochs for 6 stages; give at least 6"):
         build_stages("progressive", tiny, SMALL_IMAGES, epochs=5)
@@ -145,6 +158,8 @@ def test_impossible_recipes_are_refused(tiny: SearchSpace) -> None:
         _progressive(tiny, kernel=-1)
     with pytest.raises(ConfigError, match="recipe 'progressive' has no stage kernels; its stages are largest, kernel"):
         _progressive(tiny, kernels=3)
+    with pytest.raises(ConfigError, match="'progressive-sandwich' has no stage kernel; its stages are progressive-s"):
+        build_stages("progressive-sandwich", tiny, SMALL_IMAGES, epochs=6, learning_rates={"kernel": 1.0})
     with pytest.raises(ConfigError, match="recipe 'random' has no stage kernel; its stages are random"):
         build_stages("random", tiny, SMALL_IMAGES, epochs=5, learning_rates={"kernel": 1.0})
     with pytest.raises(ConfigError, match="recipe 'delayed' has no stage largest; its stages are delayed"):
