@@ -35,8 +35,11 @@ def train(
     ] = False,
     space: Annotated[str, typer.Option(help="Search space.")] = "mobilenet_v3_tiny",
     recipe: Annotated[
-        str, typer.Option(help="progressive, progressive-sandwich, sandwich, alphanet, random, or delayed.")
-    ] = "progressive",
+        str | None,
+        typer.Option(
+            help="progressive, progressive-sandwich, sandwich, alphanet, random, or delayed.  [default: the preset's]"
+        ),
+    ] = None,
     preset: Annotated[str, typer.Option(help="Usual numbers: small-images, or imagenet.")] = "small-images",
     run: Annotated[Path | None, typer.Option(help="Folder to make for this run.  [default: runs/DATA]")] = None,
     resume: Annotated[
@@ -105,6 +108,7 @@ def train(
         data, device = manifest["data"]["name"], manifest["settings"]["device"]
     else:
         usual, searched = PRESETS[preset], get_space(space)
+        recipe = recipe or usual.recipe
         path, size = run or Path("runs") / data, largest_resolution(searched)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         settings = TrainingSettings(

@@ -41,6 +41,7 @@ class Preset:
 
     Attributes:
         name: as `--preset` knows it.
+        recipe: the one to take where none is asked for.
         batch_size: images a step and process that the learning rates are made for.
         label_smoothing, weight_decay, dropout: as in `TrainingSettings`.
         calibration_images: training images kept for batch norm calibration.
@@ -52,6 +53,7 @@ class Preset:
     """
 
     name: str
+    recipe: str
     batch_size: int
     label_smoothing: float
     weight_decay: float
@@ -92,6 +94,7 @@ class Preset:
 
 SMALL_IMAGES = Preset(
     name="small-images",
+    recipe="progressive-sandwich",
     batch_size=32,
     label_smoothing=0.1,
     weight_decay=3e-5,
@@ -132,6 +135,7 @@ subnet: sandwich at 0.05 99.3 and 99.0 %, at 0.1 99.7 and 99.3 %; random at 0.05
 
 IMAGENET = Preset(
     name="imagenet",
+    recipe="progressive",
     batch_size=64,
     label_smoothing=0.1,
     weight_decay=3e-5,
