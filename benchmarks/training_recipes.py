@@ -13,8 +13,8 @@ regularisation and learning rates of the preset "small-images". Those were chose
 "sandwich-equal-cost" train for more or fewer epochs than the others, so that they cost about as much as "progressive".
 Accuracy is on the test part, which decides nothing. Cost is the multiply-adds of all forward passes, counted exactly,
 because seconds on a shared machine say little. Finished trainings are not repeated, killed ones go on. FOLDER holds
-CIFAR-10 as images: train/CLASS/*.jpg and test/CLASS/*.jpg. "fashion-mnist-short" trains on a fifth of the images, so that
-all arms and three seeds take two hours of one core; all 60,000 take six hours a seed.
+CIFAR-10 as images: train/CLASS/*.jpg and test/CLASS/*.jpg. "fashion-mnist-short" trains on a fifth of the
+images, so that all arms and three seeds take two hours of one core; all 60,000 take six hours a seed.
 """
 
 from __future__ import annotations

@@ -192,9 +192,9 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     ("options", "text"),
     [
         (("--epochs", "largest=ten"), "--epochs: 'largest=ten' is not STAGE=NUMBER"),
-        (("--epochs", "biggest=10"), "recipe 'progressive-sandwich' has no stage biggest; its stages are largest, kernel"),
+        (("--epochs", "biggest=10"), "'progressive-sandwich' has no stage biggest; its stages are largest, kernel"),
         (("--epochs", "3"), "3 epochs for 6 stages"),
-        (("--learning-rates", "largest=-1"), "learning rate of stage largest is -1.0"),
+        (("--learning-rates", "progressive-sandwich=-1"), "learning rate of stage largest is -1.0"),
         (("--batch-size", "5000"), "fewer than one batch of 5000"),
         (("--data", "folder"), "an image folder needs --data-root"),
         (("--epochs", "\u00b2"), "is not STAGE=NUMBER"),
