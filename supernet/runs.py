@@ -19,14 +19,16 @@ from typing import Any
 import torch
 
 from supernet.errors import CheckpointError, ConfigError
-from supernet.files import read_json, sha256_file
+from supernet.files import sha256_file
 from supernet.images import CENTRE_SHARE, ImagePack, Normalisation, checked_share
+from supernet.manifest import FORMAT, MANIFEST, PREDICTOR, read_manifest, trained_space, trained_weights
 from supernet.network import Supernet
-from supernet.spaces import SearchSpace, get_space
+from supernet.spaces import SearchSpace
 from supernet.tensors import load_into, load_tensors
 
-FORMAT = 1
-MANIFEST, WEIGHTS, IMAGES = "manifest.json", "supernet.safetensors", "images.safetensors"
+__all__ = ["FORMAT", "IMAGES", "MANIFEST", "WEIGHTS", "RunFolder", "load_supernet"]
+
+WEIGHTS, IMAGES = "supernet.safetensors", "images.safetensors"
 
 
 class RunFolder:
@@ -41,24 +43,16 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not (self.path / MANIFEST).is_file():
-            raise CheckpointError(
-                f"{str(self.path)!r} is not a training run (no {MANIFEST}); make one with: onceforall train"
-            )
-        manifest = read_json(self.path / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-            raise CheckpointError(f"{str(self.path / MANIFEST)!r} has format {found!r}; this version reads {FORMAT}")
-        self.manifest: dict[str, Any] = manifest
+        self.manifest: dict[str, Any] = read_manifest(self.path)
+        self.space: SearchSpace = trained_space(self.path, self.manifest)
         try:
-            self.space: SearchSpace = get_space(manifest["space"]).with_num_classes(manifest["num_classes"])
-            data = manifest["data"]
+            data = self.manifest["data"]
             self.normalisation = Normalisation(tuple(data["mean"]), tuple(data["std"]))
             streamed = (data.get("source") or {}).get("stream", False)
             usual = CENTRE_SHARE if streamed else 1.0  # of runs from before it was written down
             self.centre_share = checked_share(data.get("centre_share", usual))
-            self.class_names: list[str] = list(manifest["class_names"])
-            images = manifest["images"]
+            self.class_names: list[str] = list(self.manifest["class_names"])
+            images = self.manifest["images"]
             self.images_sha256 = None if images is None else str(images["sha256"])
         except (KeyError, TypeError, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{str(self.path / MANIFEST)!r} is not a run's manifest: {error}") from None
@@ -71,13 +65,12 @@ class RunFolder:
     @property
     def predictor_path(self) -> Path:
         """Folder of the run's accuracy predictor."""
-        return self.path / "predictor"
+        return self.path / PREDICTOR
 
     @cached_property
     def weights_sha256(self) -> str:
         """Digest of the weights as the manifest states it."""
-        self._require_complete()
-        return str(self.manifest["weights"]["sha256"])
+        return trained_weights(self.path, self.manifest)
 
     def load_supernet(self) -> Supernet:
         """The trained supernet, in evaluation mode.
@@ -85,14 +78,13 @@ class RunFolder:
         Raises:
             CheckpointError: training has not ended, or the weights are absent, altered or do not fit.
         """
-        self._require_complete()
-        path = self.path / WEIGHTS
+        path, expected = self.path / WEIGHTS, self.weights_sha256
         tensors = load_tensors(path)
         found = sha256_file(path)
-        if found != self.weights_sha256:
+        if found != expected:
             raise CheckpointError(
                 f"{str(path)!r} was altered: its sha256 is {found[:12]}..., the manifest says "
-                f"{self.weights_sha256[:12]}...; restore the file, or train again"
+                f"{expected[:12]}...; restore the file, or train again"
             )
         net = Supernet(self.space, generator=torch.Generator())
         load_into(net, tensors, repr(str(path)))
@@ -120,13 +112,6 @@ class RunFolder:
                 f"the run has {self.space.num_classes} classes"
             )
         return pack
-
-    def _require_complete(self) -> None:
-        if not self.complete:
-            raise CheckpointError(
-                f"the training in {str(self.path)!r} has not ended; "
-                f"continue it with: onceforall train --resume {self.path}"
-            )
 
 
 def load_supernet(path: Path | str) -> Supernet:

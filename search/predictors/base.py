@@ -165,6 +165,7 @@ class AccuracyPredictor:
         document = {
             "format": FORMAT,
             "space": self.space.name,
+            "num_classes": self.space.num_classes,
             "kind": self.kind,
             "encoding": {"features": len(self.encoder.names), "digest": self.encoder.digest},
             "layers": [len(stack.weights) for stack in self.stacks],
@@ -181,7 +182,8 @@ class AccuracyPredictor:
 
         Args:
             folder: where the two files are.
-            space: refuse a predictor of another space; None takes any.
+            space: refuse a predictor of another space, or of another number of classes; None takes any. A file from
+                before the number was written down is taken for the space's.
 
         Raises:
             CheckpointError: a file is absent, altered, or not a predictor.
@@ -196,7 +198,7 @@ class AccuracyPredictor:
                 "fit the predictor again with: onceforall predictor"
             )
         try:
-            known = registry.find(document["space"])
+            known, classes = registry.find(document["space"]), document.get("num_classes")
             kind, layers, digest = document["kind"], document["layers"], document["weights"]["sha256"]
             encoding, details = document["encoding"]["digest"], document["details"]
             resolutions = document.get("resolutions")  # absent from older files: all
@@ -208,6 +210,7 @@ class AccuracyPredictor:
         if not (
             isinstance(kind, str)
             and isinstance(details, dict)
+            and (classes is None or (type(classes) is int and classes >= 2))
             and isinstance(layers, list)
             and 0 < len(layers) <= 64
             and all(type(count) is int and 0 < count <= 64 for count in layers)
@@ -219,6 +222,7 @@ class AccuracyPredictor:
             raise CheckpointError(f"{str(path)!r} is not a predictor; it is damaged, fetch or make it again")
         stacks, residuals = _read_tensors(Path(folder) / WEIGHTS, layers, activations, digest)
         known_sides = None if resolutions is None else tuple(resolutions)
+        known = known.with_num_classes(classes or (space or known).num_classes)
         predictor = cls(known, kind, stacks, details, known_sides, residuals)
         if space is not None:
             require_space(predictor, space)
@@ -256,7 +260,7 @@ class AccuracyPredictor:
             A predictor that gives what the reference's code gives, for the `resolutions` that it was trained on.
 
         Raises:
-            ConfigError: the reference published no predictor for this space.
+            ConfigError: the reference published no predictor for this space, or not for this number of classes.
             CheckpointError: the file is absent, damaged, could run code, or is something else (all faults are named).
         """
         from search.predictors.ofa import read_ofa_predictor
@@ -284,15 +288,19 @@ def _resolution_dimension(space: SearchSpace) -> tuple[int, ElasticDimension]:
 
 
 def require_space(predictor: Predictor, space: SearchSpace) -> None:
-    """Refuse to guess about another space.
+    """Refuse to guess about another space, or other classes, whose accuracies are others.
 
     Raises:
         ConfigError: `space` is not the one that the predictor was fitted for.
     """
-    if predictor.space.name != space.name:
+    if predictor.space != space:
+        names = [one.name for one in (predictor.space, space)]
+        classes = [""] * 2
+        if names[0] == names[1]:
+            classes = [f" with {one.num_classes} classes" for one in (predictor.space, space)]
         raise ConfigError(
-            f"the accuracy predictor was fitted for {predictor.space.name!r}, not for {space.name!r}; "
-            f"fit one on a run of {space.name!r} with: onceforall predictor"
+            f"the accuracy predictor was fitted for {names[0]!r}{classes[0]}, not for {names[1]!r}{classes[1]}; "
+            f"fit one on a run of {names[1]!r}{classes[1]} with: onceforall predictor"
         )
 
 

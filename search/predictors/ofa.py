@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _HIDDEN = (400, 400, 400)
+_CLASSES = 1000  # ImageNet's; accuracies on other classes are others
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read_ofa_predictor(path: Path, space: SearchSpace) -> tuple[DenseStack, OfaL
         The network on the features of `GenotypeEncoder(space)`, accuracy in [0, 1]; and the file's layout.
 
     Raises:
-        ConfigError: the reference published no predictor for this space.
+        ConfigError: the reference published no predictor for this space, or not for this number of classes.
         CheckpointError: the file is absent, damaged, could run code, or holds something else (all faults are named).
     """
     from supernet.import_ofa.files import read_state_dict
@@ -110,6 +111,11 @@ def read_ofa_predictor(path: Path, space: SearchSpace) -> tuple[DenseStack, OfaL
         raise ConfigError(
             f"the reference has no accuracy predictor for {space.name!r}; it has some for: {', '.join(OFA_LAYOUTS)}; "
             "fit one to your own run with: onceforall predictor"
+        )
+    if space.num_classes != _CLASSES:
+        raise ConfigError(
+            f"the reference's accuracy predictors are for the {_CLASSES} classes of ImageNet, not for "
+            f"{space.num_classes}; fit one to your own run with: onceforall predictor"
         )
     content = read_state_dict(path)
     inner = content.get("state_dict")

@@ -33,7 +33,7 @@ def read_space(run: str) -> SearchSpace:
         ConfigError: it is neither.
         CheckpointError: the run's manifest is damaged.
     """
-    from supernet.runs import RunFolder
+    from supernet.manifest import read_manifest, trained_space
     from supernet.spaces import get_space, list_spaces
 
     if run not in list_spaces() and not Path(run).is_dir():
@@ -41,7 +41,7 @@ def read_space(run: str) -> SearchSpace:
             f"{run!r} is neither a run's folder nor a space; spaces: {', '.join(list_spaces())}; "
             "train a run with: onceforall train"
         )
-    return get_space(run) if run in list_spaces() else RunFolder(Path(run)).space
+    return get_space(run) if run in list_spaces() else trained_space(Path(run), read_manifest(Path(run)))
 
 
 def read_predictor(run: str, path: Path | None) -> AccuracyPredictor:
@@ -49,23 +49,31 @@ def read_predictor(run: str, path: Path | None) -> AccuracyPredictor:
 
     Raises:
         ConfigError: neither a run nor a space, or the predictor is for another space.
-        CheckpointError: there is no predictor, or it is damaged.
+        CheckpointError: there is no predictor, it is damaged, or the run's own was fitted to other weights.
     """
     from search import AccuracyPredictor
-    from supernet.runs import RunFolder
+    from supernet.manifest import PREDICTOR, read_manifest, trained_weights
+    from supernet.spaces import list_spaces
 
     space = read_space(run)
-    if path is None:
-        if not Path(run).is_dir():
-            raise ConfigError(f"{run!r} is a space and has no accuracy predictor of its own; name one with --predictor")
-        path = RunFolder(Path(run)).predictor_path
-        if not path.exists():
-            raise CheckpointError(
-                f"{run!r} has no accuracy predictor; make one with: onceforall predictor {run}, or give --predictor"
-            )
-    if path.suffix == ".pth":
-        return AccuracyPredictor.load_ofa(path, space)
-    return AccuracyPredictor.load(path, space=space)
+    if path is not None:
+        load_it = AccuracyPredictor.load_ofa if path.suffix == ".pth" else AccuracyPredictor.load
+        return load_it(path, space=space)
+    if run in list_spaces():
+        raise ConfigError(f"{run!r} is a space and has no accuracy predictor of its own; name one with --predictor")
+    folder = Path(run)
+    if not (folder / PREDICTOR).exists():
+        raise CheckpointError(
+            f"{run!r} has no accuracy predictor; make one with: onceforall predictor {run}, or give --predictor"
+        )
+    found = AccuracyPredictor.load(folder / PREDICTOR, space=space)
+    fitted_to = found.details.get("weights_sha256")  # absent where it was fitted by hand
+    if fitted_to is not None and fitted_to != (weights := trained_weights(folder, read_manifest(folder))):
+        raise CheckpointError(
+            f"the accuracy predictor of {run!r} was fitted to the weights {str(fitted_to)[:12]}..., the run has "
+            f"{weights[:12]}...; fit it again with: onceforall predictor {run}, or give --predictor"
+        )
+    return found
 
 
 def read_tables(paths: Sequence[Path] | None) -> dict[str, LatencyTable]:

@@ -247,6 +247,26 @@ def test_a_stack_of_squares_computes_them(tiny: SearchSpace) -> None:
     np.testing.assert_allclose(DenseStack(weights, biases, "square")(x), expected[:, 0], rtol=1e-5, atol=1e-5)
 
 
+def test_a_predictor_is_for_the_classes_that_it_was_fitted_for(tiny: SearchSpace, tmp_path: Path) -> None:
+    wide = tiny.with_num_classes(100)
+    fit_predictor(wide, *measured(tiny, 30), kind="ridge").save(tmp_path)
+    assert AccuracyPredictor.load(tmp_path).space == AccuracyPredictor.load(tmp_path, space=wide).space == wide
+    with pytest.raises(ConfigError, match="'mobilenet_v3_tiny' with 100 classes, not for 'mobilenet_v3_tiny' with 10 "):
+        AccuracyPredictor.load(tmp_path, space=tiny)
+    _change(tmp_path, num_classes=None)  # as from before it was written down
+    assert AccuracyPredictor.load(tmp_path).space == AccuracyPredictor.load(tmp_path, space=tiny).space == tiny
+    assert AccuracyPredictor.load(tmp_path, space=wide).space == wide
+    _change(tmp_path, num_classes=1)
+    with pytest.raises(CheckpointError, match="is not a predictor"):
+        AccuracyPredictor.load(tmp_path)
+
+
+def test_a_predictor_of_imagenet_is_refused_for_other_classes(tmp_path: Path) -> None:
+    space = get_space("mobilenet_v3_w1.2").with_num_classes(10)
+    with pytest.raises(ConfigError, match="for the 1000 classes of ImageNet, not for 10; fit one to your own run"):
+        AccuracyPredictor.load_ofa(tmp_path / "acc_predictor.pth", space)
+
+
 def test_a_predictor_of_another_space_is_refused_by_both_names(
     fitted: dict[str, AccuracyPredictor], toy: SearchSpace, tmp_path: Path
 ) -> None:

@@ -1,0 +1,101 @@
+"""`onceforall search` and `front` on a run: its classes, its weights, and what is shown of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from latency_tables import LatencyTable, Provenance, Row, macs
+from search import fit_predictor
+from service.cli import app
+from supernet import SubnetConfig
+from supernet.errors import CheckpointError, ConfigError
+from supernet.files import write_json
+from supernet.spaces import SearchSpace
+
+FEW = ("--population", "50", "--generations", "20", "--json")
+
+
+def _run(*arguments: object) -> Any:
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    if done.exception is not None:
+        raise done.exception
+    return done
+
+
+def make_run(folder: Path, space: SearchSpace, *, fitted_to: str = "a" * 64) -> Path:
+    """What the commands read of a run: manifest and predictor; more work, more accuracy."""
+    weights = {"sha256": "a" * 64}
+    manifest = {"format": 1, "space": space.name, "num_classes": space.num_classes, "status": "complete"}
+    write_json(folder / "manifest.json", {**manifest, "weights": weights})
+    configs = space.decode(space.sample_genotypes(np.random.default_rng(0), 60))
+    accuracies = [0.5 + 0.1 * np.log10(macs(space.layers(config)) / 1e6) for config in configs]
+    details = {"weights_sha256": fitted_to}
+    fit_predictor(space, configs, accuracies, kind="ridge", details=details).save(folder / "predictor")
+    return folder
+
+
+def make_table(path: Path, space: SearchSpace, *, drop: str = "", device: str = "phone") -> Path:
+    rows = {spec.key: Row(0.001 + macs([spec]) * 1e-7, 1e-4, 9) for spec in space.all_layers() if spec.key != drop}
+    provenance = Provenance({"cpu": "none"}, "formula", {}, "fp32", "channels_last", 1, 1, "2025-01-01", 9, 1)
+    LatencyTable(device, space.name, space.num_classes, rows, provenance).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wide(tiny: SearchSpace) -> SearchSpace:
+    return tiny.with_num_classes(100)
+
+
+@pytest.fixture(scope="module")
+def run(wide: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), wide)
+
+
+def test_costs_and_tables_are_those_of_the_run_s_classes(wide: SearchSpace, run: Path, tmp_path: Path) -> None:
+    table = make_table(tmp_path / "phone.json", wide)
+    for changes in ({}, {"num_classes": None}):  # as from before it was written down
+        path = run / "predictor" / "predictor.json"
+        write_json(path, json.loads(path.read_text()) | changes)
+        found = json.loads(
+            _run("search", run, "--budget", "macs<=1M, latency_ms@phone<=1", "--table", table, *FEW).stdout
+        )
+        assert found["costs"]["macs"] == macs(wide.layers(SubnetConfig.from_dict(found["config"]))) <= 1e6
+    made = ("front", run, "--metric", "macs", "--out", tmp_path / "f.json", "--check", "1", *FEW)
+    assert json.loads(_run(*made).stdout)["subnets"] > 1
+    best = json.loads((tmp_path / "f.json").read_text())["subnets"][0]
+    assert best["costs"]["macs"] == macs(wide.layers(SubnetConfig.from_dict(best["config"])))
+
+
+def test_a_predictor_of_other_classes_is_refused(tiny: SearchSpace, run: Path, tmp_path: Path) -> None:
+    make_run(tmp_path, tiny)
+    text = "fitted for 'mobilenet_v3_tiny' with 10 classes, not for 'mobilenet_v3_tiny' with 100 classes; fit one on"
+    with pytest.raises(ConfigError, match=text):
+        _run("search", run, "--budget", "macs<=1M", "--predictor", tmp_path / "predictor", *FEW)
+
+
+def test_a_predictor_of_other_weights_is_refused_unless_it_is_asked_for(wide: SearchSpace, tmp_path: Path) -> None:
+    stale = make_run(tmp_path, wide, fitted_to="b" * 64)
+    command = ("search", stale, "--budget", "macs<=1M", *FEW)
+    with pytest.raises(
+        CheckpointError, match=r"the weights bbbbbbbbbbbb\.\.\., the run has aaaaaaaaaaaa.*fit it again"
+    ):
+        _run(*command)
+    assert json.loads(_run(*command, "--predictor", stale / "predictor").stdout)["costs"]["macs"] <= 1e6
+
+
+def test_no_search_loads_torch(run: Path) -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from service.cli import app\n"
+        f"done = CliRunner().invoke(app, ['search', {str(run)!r}, '--budget', 'macs<=1M', '--generations', '1'])\n"
+        "print(done.exit_code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0 False"
