@@ -91,33 +91,50 @@ class Domain:
         return self.encoder.canonical(genotypes)
 
 
-def known_resolutions(space: SearchSpace, predictor: object, tables: Mapping[str, LatencyTable]) -> tuple[int, ...]:
-    """The space's resolutions, ascending, that the predictor and every table know.
+def known_resolutions(
+    space: SearchSpace, predictor: object, tables: Mapping[str, LatencyTable]
+) -> tuple[tuple[int, ...], dict[int, str]]:
+    """The space's resolutions that the predictor and every table know, and why the others are left out.
 
     Args:
         space: the space.
         predictor: its attribute `resolutions` names those that it knows; absent or None: all.
         tables: device -> latency table.
 
+    Returns:
+        Resolutions, ascending; and resolution -> what is unknown of it, for each of the others.
+
     Raises:
         TableError: none is left, or a table is for another space.
     """
-    (every,) = (dim.choices for dim in space.dimensions if dim.kind == "resolution")
-    known = {"the predictor": getattr(predictor, "resolutions", None) or every}
+    (every,) = (tuple(map(int, dim.choices)) for dim in space.dimensions if dim.kind == "resolution")
+    known = getattr(predictor, "resolutions", None) or every
+    lacking = {side: [] if side in known else ["the predictor does not know it"] for side in every}
     faults = []
     for device, table in tables.items():
         coverage = table.coverage(space)
-        known[f"the table of {device!r}"] = coverage.covered
+        for side, part in coverage.resolutions.items():
+            if part.missing:
+                rows = "1 row" if len(part.missing) == 1 else f"{len(part.missing)} rows"
+                lacking[side].append(f"{rows} missing on {device!r}: {part.missing[0]}")
         if not coverage.covered:
             faults.append(
                 f"the table of {device!r} covers none: {len(coverage.missing)} of "
                 f"{coverage.present + len(coverage.missing)} rows missing, such as {coverage.missing[0]}"
             )
-    found = tuple(int(value) for value in every if all(value in values for values in known.values()))
+    left_out = {side: "; ".join(reasons) for side, reasons in lacking.items() if reasons}
+    found = tuple(side for side in every if side not in left_out)
     if not found:
-        faults = faults or [f"{who} knows {', '.join(map(str, values))}" for who, values in known.items()]
         raise TableError(
-            f"no resolution of {space.name!r} is known by all: {'; '.join(faults)}; complete the tables with: "
-            "onceforall profile RUN_FOLDER --device NAME"
+            f"no resolution of {space.name!r} is known by all: {'; '.join(faults) or in_words(left_out)}; complete the "
+            "tables with: onceforall profile RUN_FOLDER --device NAME"
         )
-    return found
+    return found, left_out
+
+
+def in_words(left_out: Mapping[int, str] | Mapping[str, str]) -> str:
+    """Resolutions that are not searched, those of the same reason together: ``128, 132 (…), 224 (…)``."""
+    sides: dict[str, list[str]] = {}
+    for side, reason in left_out.items():
+        sides.setdefault(reason, []).append(str(side))
+    return ", ".join(f"{', '.join(same)} ({reason})" for reason, same in sides.items())

@@ -144,6 +144,8 @@ class FrontFinder(GenerationalSearch, ABC):
             self.metrics,
             scored=len(state.seen),
             of_largest={name: self.costs.of_largest(name) for name in self.costs.metrics},
+            resolutions=list(self.resolutions),
+            not_searched={str(side): reason for side, reason in self.not_searched.items()},
         )
 
     def _steps(self, rows: Genotypes) -> Steps:

@@ -34,6 +34,7 @@ class GenerationalSearch:
 
     Attributes:
         resolutions: those that the predictor and every table know, ascending; the search keeps to them.
+        not_searched: the other resolutions -> what is unknown of them.
         domain: the part of the space with these.
         costs: every count and latency over it.
 
@@ -68,7 +69,7 @@ class GenerationalSearch:
         self.space = space
         self.predictor = predictor
         self.tables = dict(tables)
-        self.resolutions = known_resolutions(space, predictor, tables)
+        self.resolutions, self.not_searched = known_resolutions(space, predictor, tables)
         self.domain = Domain(space, {"resolution": self.resolutions})
         models: dict[str, CostModel] = {model.name: model for model in COUNTS}
         models |= {latency_name(device): table.cost_model() for device, table in tables.items()}

@@ -35,8 +35,9 @@ class ParetoFront:
         accuracies: predicted, float64 (n,) in [0, 1].
         costs: metric -> float64 (n,): of every metric that the search knew.
         metrics: those of them that the front is about.
-        details: how it was made, plain JSON. Searches put in `scored`, a number of subnets, and `of_largest`, the
-            largest subnet's costs.
+        details: how it was made, plain JSON. Searches put in `scored`, a number of subnets; `of_largest`, the costs of
+            the largest subnet of those that are searched; `resolutions`, which were, and `not_searched`, the other
+            ones -> why.
     """
 
     space: SearchSpace
@@ -87,8 +88,9 @@ class ParetoFront:
         """The subnet of greatest predicted accuracy on the front that meets every limit; a fraction of a millisecond.
 
         Args:
-            budget: limits on any metrics of `costs`, shares of the largest subnet's included. The answer is a good one
-                only if they are among `metrics`: a limit on another one is kept too, but the front was not made for it.
+            budget: limits on any metrics of `costs`; a share is of the largest subnet's that was searched. The answer
+                is a good one only if they are among `metrics`: a limit on another one is kept too, but the front was
+                not made for it.
 
         Raises:
             ConfigError: a limit on a metric that the front does not know.

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from service.commands.output import Json, percent, print_json, print_table, progress_bar
-from service.commands.searched import Checkpoint, PredictorPath, Run, Tables, read_predictor, read_tables
+from service.commands.searched import (
+    Checkpoint,
+    PredictorPath,
+    Run,
+    Tables,
+    read_predictor,
+    read_tables,
+    tell_not_searched,
+)
 
 _SHOWN = 10
 
@@ -51,6 +59,7 @@ def front(
     engine = finder(
         fitted.space, fitted, read, metrics=metric, population=population, generations=generations, seed=seed
     )
+    tell_not_searched(engine.not_searched)
     with progress_bar("generations") as progress:
         found = engine.run(progress, checkpoint=checkpoint)
     found = found.with_details(gaps=gaps(found, EvolutionarySearch(fitted.space, fitted, read, seed=seed), check))

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.commands.output import Json, percent, print_json, progress_bar
-from service.commands.searched import Checkpoint, PredictorPath, Run, Tables, read_predictor, read_space, read_tables
+from service.commands.searched import (
+    Checkpoint,
+    PredictorPath,
+    Run,
+    Tables,
+    read_predictor,
+    read_space,
+    read_tables,
+    tell_not_searched,
+)
 from supernet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +26,12 @@ if TYPE_CHECKING:
 
 def search(
     run: Run,
-    budget: Annotated[str, typer.Option(help='For example "macs<=3M, latency_ms@this-cpu<=2", "macs<=60%".')],
+    budget: Annotated[
+        str,
+        typer.Option(
+            help='For example "macs<=3M, latency_ms@this-cpu<=2"; "macs<=60%": of the largest subnet that is searched.'
+        ),
+    ],
     table: Tables = None,
     predictor: PredictorPath = None,
     front: Annotated[Path | None, typer.Option(help="Look the answer up on this front instead of searching.")] = None,
@@ -41,17 +55,21 @@ def search(
                 f"the front {str(front)!r} is of space {kept.space.name!r}, not of {asked.name!r}; "
                 f"make one with: onceforall front {run} --metric macs"
             )
+        searched = {name: kept.details.get(name) for name in ("resolutions", "not_searched")}
+        tell_not_searched(searched["not_searched"] or {})
         found = kept.look_up(limits)
     else:
         fitted = read_predictor(run, predictor)
         engine = EvolutionarySearch(
             fitted.space, fitted, read_tables(table), population=population, generations=generations, seed=seed
         )
+        searched = {"resolutions": engine.resolutions, "not_searched": engine.not_searched}
+        tell_not_searched(engine.not_searched)
         engine.check(limits)
         with progress_bar("generations") as progress:
             found = engine.run(limits, progress, checkpoint=checkpoint)
     if as_json:
-        print_json({"budget": str(limits), **found.to_dict()})
+        print_json({"budget": str(limits), **found.to_dict(), **searched})
     else:
         _print(found)
     if out is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,3 +92,15 @@ def read_tables(paths: Sequence[Path] | None) -> dict[str, LatencyTable]:
             raise ConfigError(f"{str(path)!r} is a second table of device {table.device!r}; give one table a device")
         found[table.device] = table
     return found
+
+
+def tell_not_searched(left_out: Mapping[int, str] | Mapping[str, str]) -> None:
+    """Say on standard error which resolutions are left out, if any.
+
+    Args:
+        left_out: resolution -> why.
+    """
+    from search.domain import in_words
+
+    if left_out:
+        typer.echo(f"not searched: {in_words(left_out)}", err=True)

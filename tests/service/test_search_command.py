@@ -99,3 +99,32 @@ def test_no_search_loads_torch(run: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0 False"
+
+
+def test_resolutions_that_are_left_out_are_told(wide: SearchSpace, run: Path, tmp_path: Path) -> None:
+    at_32 = [spec.key for spec in wide.layers(wide.largest())]
+    elsewhere = {spec.key for config in wide.decode(_at_largest(wide, below=32)) for spec in wide.layers(config)}
+    gone = next(key for key in at_32 if key not in elsewhere)
+    table = make_table(tmp_path / "phone.json", wide, drop=gone)
+    told = f"not searched: 32 (1 row missing on 'phone': {gone})\n"
+    searched = _run("search", run, "--budget", "macs<=60%", "--table", table, *FEW)
+    assert told in searched.stderr
+    found = json.loads(searched.stdout)
+    assert found["resolutions"] == [16, 20, 24, 28]
+    assert found["not_searched"] == {"32": f"1 row missing on 'phone': {gone}"}
+    out = tmp_path / "f.json"
+    made = _run("front", run, "--metric", "macs", "--table", table, "--out", out, "--check", "0", *FEW)
+    assert told in made.stderr
+    assert json.loads(made.stdout)["details"]["not_searched"] == found["not_searched"]
+    looked_up = _run("search", run, "--front", out, "--budget", "macs<=60%", "--json")
+    assert told in looked_up.stderr
+    assert json.loads(looked_up.stdout)["resolutions"] == [16, 20, 24, 28]
+
+
+def _at_largest(space: SearchSpace, *, below: int) -> np.ndarray:
+    """Every gene at its greatest choice but the resolution, which takes each value below one."""
+    rows = []
+    for index, side in enumerate(space.dimensions[0].choices):
+        if side < below:
+            rows.append([index, *(len(dim.choices) - 1 for dim in space.dimensions[1:])])
+    return np.array(rows, dtype=np.int8)
