@@ -144,6 +144,8 @@ class FrontFinder(GenerationalSearch, ABC):
             self.metrics,
             scored=len(state.seen),
             of_largest={name: self.costs.of_largest(name) for name in self.costs.metrics},
+            predictor=getattr(self.predictor, "digest", None),
+            tables={device: table.digest for device, table in self.tables.items()},
             resolutions=list(self.resolutions),
             not_searched={str(side): reason for side, reason in self.not_searched.items()},
         )

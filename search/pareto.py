@@ -36,7 +36,8 @@ class ParetoFront:
         costs: metric -> float64 (n,): of every metric that the search knew.
         metrics: those of them that the front is about.
         details: how it was made, plain JSON. Searches put in `scored`, a number of subnets; `of_largest`, the costs of
-            the largest subnet of those that are searched; `resolutions`, which were, and `not_searched`, the other
+            the largest subnet of those that are searched; `predictor` and `tables` (device -> digest), the digests of
+            what it was made with; `resolutions`, which were, and `not_searched`, the other
             ones -> why.
     """
 

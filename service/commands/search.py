@@ -13,18 +13,19 @@ from service.commands.searched import (
     PredictorPath,
     Run,
     Tables,
+    read_front,
     read_predictor,
-    read_space,
     read_tables,
+    refuse_idle,
     tell_not_searched,
 )
-from supernet.errors import ConfigError
 
 if TYPE_CHECKING:
     from search import Candidate
 
 
 def search(
+    context: typer.Context,
     run: Run,
     budget: Annotated[
         str,
@@ -44,17 +45,13 @@ def search(
 ) -> None:
     """Evolve subnets towards the greatest predicted accuracy within all limits of the budget."""
     from latency_tables import Budget
-    from search import EvolutionarySearch, ParetoFront
+    from search import EvolutionarySearch
     from supernet.files import write_json
 
     limits = Budget.parse(budget)
     if front is not None:
-        kept = ParetoFront.load(front)
-        if kept.space.name != (asked := read_space(run)).name:
-            raise ConfigError(
-                f"the front {str(front)!r} is of space {kept.space.name!r}, not of {asked.name!r}; "
-                f"make one with: onceforall front {run} --metric macs"
-            )
+        refuse_idle(context, ("population", "generations", "seed", "checkpoint"), because="with --front")
+        kept, fitted = read_front(front, run, predictor, table)
         searched = {name: kept.details.get(name) for name in ("resolutions", "not_searched")}
         tell_not_searched(searched["not_searched"] or {})
         found = kept.look_up(limits)

@@ -12,7 +12,7 @@ from supernet.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from latency_tables import LatencyTable
-    from search import AccuracyPredictor
+    from search import AccuracyPredictor, ParetoFront
     from supernet.spaces import SearchSpace
 
 Run = Annotated[str, typer.Argument(help="Folder of a trained run, or the name of a space (then with --predictor).")]
@@ -52,28 +52,93 @@ def read_predictor(run: str, path: Path | None) -> AccuracyPredictor:
         CheckpointError: there is no predictor, it is damaged, or the run's own was fitted to other weights.
     """
     from search import AccuracyPredictor
-    from supernet.manifest import PREDICTOR, read_manifest, trained_weights
-    from supernet.spaces import list_spaces
+    from supernet.manifest import read_manifest, trained_weights
 
     space = read_space(run)
     if path is not None:
-        load_it = AccuracyPredictor.load_ofa if path.suffix == ".pth" else AccuracyPredictor.load
-        return load_it(path, space=space)
-    if run in list_spaces():
+        load = AccuracyPredictor.load_ofa if path.suffix == ".pth" else AccuracyPredictor.load
+        return load(path, space=space)
+    own = _own_predictor(run)
+    if own is None:
         raise ConfigError(f"{run!r} is a space and has no accuracy predictor of its own; name one with --predictor")
-    folder = Path(run)
-    if not (folder / PREDICTOR).exists():
+    if not own.exists():
         raise CheckpointError(
             f"{run!r} has no accuracy predictor; make one with: onceforall predictor {run}, or give --predictor"
         )
-    found = AccuracyPredictor.load(folder / PREDICTOR, space=space)
+    found = AccuracyPredictor.load(own, space=space)
     fitted_to = found.details.get("weights_sha256")  # absent where it was fitted by hand
-    if fitted_to is not None and fitted_to != (weights := trained_weights(folder, read_manifest(folder))):
+    if fitted_to is not None and fitted_to != (weights := trained_weights(Path(run), read_manifest(Path(run)))):
         raise CheckpointError(
             f"the accuracy predictor of {run!r} was fitted to the weights {str(fitted_to)[:12]}..., the run has "
             f"{weights[:12]}...; fit it again with: onceforall predictor {run}, or give --predictor"
         )
     return found
+
+
+def _own_predictor(run: str) -> Path | None:
+    """Where a run's own predictor is or would be; None for a space."""
+    from supernet.manifest import PREDICTOR
+    from supernet.spaces import list_spaces
+
+    return None if run in list_spaces() else Path(run) / PREDICTOR
+
+
+def read_front(
+    path: Path, run: str, predictor: Path | None, tables: Sequence[Path] | None
+) -> tuple[ParetoFront, AccuracyPredictor | None]:
+    """A front for a run or a space, and the predictor that it was made with.
+
+    Args:
+        path: the front's file.
+        run: a run's folder or a space's name.
+        predictor: overrides the run's own; where there is neither, the front's is not checked.
+        tables: may be left out; those that are given are checked.
+
+    Raises:
+        ConfigError: it is for another space or number of classes, or was made with another predictor or table.
+        CheckpointError: a file is absent or damaged.
+        TableError: a table cannot be read.
+    """
+    from search import ParetoFront
+
+    front, space = ParetoFront.load(path), read_space(run)
+    faults, digests = [], front.details.get("tables") or {}
+    if front.space != space:
+        asked, found = (f"{one.name!r} with {one.num_classes} classes" for one in (space, front.space))
+        raise ConfigError(
+            f"the front {str(path)!r} is of space {found}, not of {asked}; "
+            f"make one with: onceforall front {run} --metric {front.metrics[0]}"
+        )
+    own = _own_predictor(run)
+    fitted = read_predictor(run, predictor) if predictor is not None or (own is not None and own.exists()) else None
+    if fitted is not None and front.details.get("predictor") != fitted.digest:
+        faults.append(f"another predictor than {str(predictor or own)!r} (--predictor names one)")
+    faults += [
+        f"another table of {device!r}" if device in digests else f"no table of {device!r}"
+        for device, table in read_tables(tables).items()
+        if digests.get(device) != table.digest
+    ]
+    if faults:
+        raise ConfigError(
+            f"the front {str(path)!r} was made with {' and '.join(faults)}; give what it was made with, "
+            f"or make it again with: onceforall front {run}"
+        )
+    return front, fitted
+
+
+def refuse_idle(context: typer.Context, names: Sequence[str], *, because: str) -> None:
+    """Refuse options that were given and would change nothing.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ConfigError(f"{', '.join(given)} would change nothing {because}; leave it out")
 
 
 def read_tables(paths: Sequence[Path] | None) -> dict[str, LatencyTable]:

@@ -176,7 +176,7 @@ def test_two_tables_of_one_device_are_refused(tiny: SearchSpace, predictor: Path
 
 
 def test_a_front_of_another_space_or_another_file_is_refused(front: Path, predictor: Path) -> None:
-    with pytest.raises(ConfigError, match="is of space 'mobilenet_v3_tiny', not of 'resnet50'"):
+    with pytest.raises(ConfigError, match="is of space 'mobilenet_v3_tiny' with 10 classes, not of 'resnet50' with"):
         _run("search", "resnet50", "--front", front, "--budget", "macs<=1M")
     with pytest.raises(CheckpointError, match=r"expected 'onceforall\.front/1'"):
         _run("search", "resnet50", "--front", predictor / "predictor.json", "--budget", "macs<=1M")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from latency_tables import LatencyTable, Provenance, Row, macs
-from search import fit_predictor
+from search import AccuracyPredictor, fit_predictor
 from service.cli import app
 from supernet import SubnetConfig
-from supernet.errors import CheckpointError, ConfigError
+from supernet.errors import CheckpointError, ConfigError, TableError
 from supernet.files import write_json
 from supernet.spaces import SearchSpace
 
@@ -59,7 +60,8 @@ def run(wide: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run"), wide)
 
 
-def test_costs_and_tables_are_those_of_the_run_s_classes(wide: SearchSpace, run: Path, tmp_path: Path) -> None:
+def test_costs_and_tables_are_those_of_the_run_s_classes(wide: SearchSpace, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", wide)
     table = make_table(tmp_path / "phone.json", wide)
     for changes in ({}, {"num_classes": None}):  # as from before it was written down
         path = run / "predictor" / "predictor.json"
@@ -128,3 +130,43 @@ def _at_largest(space: SearchSpace, *, below: int) -> np.ndarray:
         if side < below:
             rows.append([index, *(len(dim.choices) - 1 for dim in space.dimensions[1:])])
     return np.array(rows, dtype=np.int8)
+
+
+@pytest.fixture(scope="module")
+def table(wide: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_table(tmp_path_factory.mktemp("tables") / "phone.json", wide)
+
+
+@pytest.fixture(scope="module")
+def front(run: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("front") / "front.json"
+    _run("front", run, "--metric", "macs", "--table", table, "--out", out, "--check", "0", *FEW)
+    return out
+
+
+def test_a_front_answers_for_what_it_was_made_with(
+    tiny: SearchSpace, wide: SearchSpace, run: Path, table: Path, front: Path, tmp_path: Path
+) -> None:
+    look_up = ("search", run, "--front", front, "--budget", "macs<=1M", "--json")
+    found = json.loads(_run(*look_up).stdout)
+    for same in (("--table", table), ("--predictor", run / "predictor"), ()):
+        assert json.loads(_run(*look_up, *same).stdout) == found
+    slow, other = (tmp_path / name for name in ("phone.json", "tv.json"))
+    slow.write_text(table.read_text().replace('"repeats": 9', '"repeats": 8'))
+    make_table(other, wide, device="tv")
+    fitted = AccuracyPredictor.load(run / "predictor")
+    replace(fitted, stacks=fitted.stacks * 2).save(tmp_path / "predictor")
+    given = ("--table", slow, "--table", other, "--predictor", tmp_path / "predictor")
+    text = r"made with another predictor than '.*' .* and another table of 'phone' and no table of 'tv'; give what"
+    with pytest.raises(ConfigError, match=text):
+        _run(*look_up, *given)
+    with pytest.raises(TableError, match=r"nothere\.json"):
+        _run(*look_up, "--table", tmp_path / "nothere.json")
+    with pytest.raises(ConfigError, match=r"is of space 'mobilenet_v3_tiny' with 100 classes, not of .* with 10 class"):
+        _run("search", tiny.name, "--front", front, "--budget", "macs<=1M")
+
+
+def test_options_that_a_front_leaves_without_effect_are_refused(run: Path, front: Path, tmp_path: Path) -> None:
+    given = ("--seed", "0", "--checkpoint", tmp_path / "c")
+    with pytest.raises(ConfigError, match="--seed, --checkpoint would change nothing with --front; leave it out"):
+        _run("search", run, "--front", front, "--budget", "macs<=1M", *given)
