@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from latency_tables import Limit
+from latency_tables import COUNTS, Limit
 from supernet.arch import SubnetConfig
 from supernet.errors import InfeasibleBudgetError
+
+_COUNTS = tuple(model.name for model in COUNTS)
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,8 @@ class NoSubnetError(InfeasibleBudgetError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NoSubnetError, (str(self), self.tightest, self.nearest)
+
+
+def with_whole_counts(costs: Mapping[str, float]) -> dict[str, float]:
+    """Costs by metric as plain numbers; those that count something as int."""
+    return {name: int(value) if name in _COUNTS else float(value) for name, value in costs.items()}

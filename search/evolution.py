@@ -20,8 +20,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from latency_tables import COUNTS, Budget, LatencyTable, SpaceCosts
-from search.candidate import Candidate, NoSubnetError, TightestLimit
+from latency_tables import Budget, LatencyTable, SpaceCosts
+from search.candidate import Candidate, NoSubnetError, TightestLimit, with_whole_counts
 from search.checkpoint import Checkpoint, Scores, State
 from search.generational import GenerationalSearch, Progress
 from search.limits import Limits, Start, nearest_to_budget, require_tables
@@ -30,7 +30,6 @@ from search.seen import Seen
 from search.threads import one_blas_thread
 from supernet.spaces import Genotypes, SearchSpace
 
-_COUNTS = tuple(model.name for model in COUNTS)
 _MOST_DRAWN = 8  # times the population: bounds the work of a generation where few children are new and within budget
 _PATIENCE = 10  # generations in a row without a new subnet after which the search ends
 _LEAST_MUTATION = 0.2  # a mutant's rate is drawn between this share of the greatest and the greatest
@@ -201,8 +200,7 @@ class EvolutionarySearch(GenerationalSearch):
 
     def _candidate(self, genotype: Genotypes, limits: Limits, scored: int) -> Candidate:
         row = genotype[None]
-        values = dict(zip(limits.costs.metrics, limits.costs.of(row)[0].tolist(), strict=True))
-        costs = {name: int(value) if name in _COUNTS else value for name, value in values.items()}
+        costs = with_whole_counts(dict(zip(limits.costs.metrics, limits.costs.of(row)[0].tolist(), strict=True)))
         accuracy = float(self.predictor.predict_genotypes(row)[0])
         return Candidate(self.space.decode(row)[0], accuracy, costs, limits.budget.violations(costs), scored)
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latency_tables import COUNTS, Budget
-from search.candidate import Candidate
+from latency_tables import COUNTS, Budget, SpaceCosts
+from search.candidate import Candidate, with_whole_counts
 from supernet import registry
 from supernet.arch import SubnetConfig
 from supernet.errors import CheckpointError, ConfigError, InfeasibleBudgetError, MissingPackageError
-from supernet.files import read_json, write_json
+from supernet.files import atomic_path, read_json, require_writable, write_json
 from supernet.spaces import Genotypes, SearchSpace
 
 FORMAT = "onceforall.front/1"
-_COUNTS = tuple(model.name for model in COUNTS)
+PICTURES = (".png", ".svg", ".pdf")
+"""How the names of pictures may end."""
 Floats = npt.NDArray[np.float64]
 _ROWS_AT_ONCE = 128
 
@@ -37,8 +40,7 @@ class ParetoFront:
         metrics: those of them that the front is about.
         details: how it was made, plain JSON. Searches put in `scored`, a number of subnets; `of_largest`, the costs of
             the largest subnet of those that are searched; `predictor` and `tables` (device -> digest), the digests of
-            what it was made with; `resolutions`, which were, and `not_searched`, the other
-            ones -> why.
+            what it was made with; `resolutions`, those that were searched, and `not_searched`, the others -> why.
     """
 
     space: SearchSpace
@@ -65,13 +67,15 @@ class ParetoFront:
             space: the subnets' search space.
             genotypes: canonical, int8 (n, genes).
             accuracies: predicted, (n,).
-            ranks: what better and worse is decided by, (n,): accuracies that are not cut off at 0 and 1.
+            ranks: what tells equal accuracies apart, (n,): those that are not cut off at 0 and 1.
             costs: metric -> (n,).
             metrics: which metrics count.
             details: plain JSON facts to keep.
         """
         values = np.column_stack([costs[metric] for metric in metrics])
-        order = np.lexsort((*values.T[::-1], -np.asarray(ranks)))  # the best first; of equals the cheapest
+        # the best first; of equals the cheapest. By the accuracies that are kept: those of one row in two batches, as
+        # ranks and accuracies are made, can differ in the last bit
+        order = np.lexsort((*values.T[::-1], -np.asarray(ranks), -np.asarray(accuracies)))
         order = order[~dominated(values[order])]
         return cls(
             space,
@@ -94,10 +98,16 @@ class ParetoFront:
                 not made for it.
 
         Raises:
-            ConfigError: a limit on a metric that the front does not know.
+            ConfigError: a limit on a metric that the front does not know, or on a percentile.
             InfeasibleBudgetError: no subnet of the front meets the budget.
         """
         unknown = [name for name in budget.names if name not in self.costs]
+        percentiles = [limit.name for limit in budget.limits if limit.quantile is not None]
+        if percentiles:
+            raise ConfigError(
+                f"a front knows no percentiles, asked for: {', '.join(percentiles)}; leave them out, or search "
+                "for this budget without the front, with the device's latency table"
+            )
         if unknown:
             raise ConfigError(
                 f"the front knows no {', '.join(unknown)}; known: {', '.join(self.costs)}; "
@@ -125,10 +135,7 @@ class ParetoFront:
 
     def candidate(self, number: int) -> Candidate:
         """A subnet of the front; 0 is the most accurate one."""
-        costs = {
-            name: int(column[number]) if name in _COUNTS else float(column[number])
-            for name, column in self.costs.items()
-        }
+        costs = with_whole_counts({name: column[number] for name, column in self.costs.items()})
         config = self.space.decode(self.genotypes[number : number + 1])[0]
         return Candidate(config, float(self.accuracies[number]), costs, {}, int(self.details.get("scored", 0)))
 
@@ -189,16 +196,18 @@ class ParetoFront:
 
     @classmethod
     def load(cls, path: Path | str) -> ParetoFront:
-        """Read what `save` wrote.
+        """Read what `save` wrote; what can be counted is counted again.
 
         Raises:
-            CheckpointError: absent, or not a front.
+            CheckpointError: absent, or not a front, or its figures cannot be right.
         """
         data = read_json(Path(path))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise CheckpointError(f"{str(path)!r} has format {found!r}; expected {FORMAT!r}; make the front again")
         try:
+            if not isinstance(data["details"], dict):
+                raise ValueError(f"its details are {data['details']!r}, not an object")
             space = registry.find(data["space"]).with_num_classes(data["num_classes"])
             subnets = data["subnets"]
             configs = [SubnetConfig.from_dict(subnet["config"]) for subnet in subnets]
@@ -208,24 +217,23 @@ class ParetoFront:
             metrics = tuple(data["metrics"])
             if not metrics or any(metric not in costs for metric in metrics):
                 raise ValueError(f"metrics {metrics} without costs")
-            if (np.diff(accuracies) > 0).any() or not np.isfinite(accuracies).all():
-                raise ValueError("the accuracies do not fall")
+            _check(space, configs, accuracies, costs, data["details"])
             return cls(space, space.encode(configs), accuracies, costs, metrics, data["details"])
-        except (KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ConfigError) as error:
             raise CheckpointError(f"{str(path)!r} is not a front ({error}); make it again") from None
 
     def draw(self, path: Path | str) -> None:
-        """A picture of accuracy by the first metric; the format follows from the name's ending.
+        """A picture of accuracy by the first metric, written atomically; the format follows from the name's ending.
 
         Raises:
+            ConfigError: another ending than those of `PICTURES`.
             MissingPackageError: matplotlib is not installed.
+            StorageError: it cannot be written.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingPackageError(
-                "a picture needs matplotlib; install it with: pip install 'onceforall[pictures]'"
-            ) from None
+        path = Path(path)
+        require_drawable(path)
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         metric = self.metrics[0]
@@ -234,7 +242,64 @@ class ParetoFront:
         axes.set_ylabel("predicted accuracy, %")
         axes.set_title(f"{self.space.name}: {len(self)} subnets")
         axes.grid(alpha=0.3)
-        figure.savefig(path)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:].lower())
+
+
+def require_drawable(path: Path) -> None:
+    """Refuse now a picture that could not be drawn later, after long work.
+
+    Raises:
+        ConfigError: another ending than those of `PICTURES`.
+        MissingPackageError: matplotlib is not installed.
+        StorageError: its folder cannot be made or written.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise ConfigError(f"picture {str(path)!r} ends in {path.suffix!r}; allowed: {', '.join(PICTURES)}")
+    if find_spec("matplotlib") is None:
+        raise MissingPackageError("a picture needs matplotlib; install it with: pip install 'onceforall[pictures]'")
+    require_writable(path)
+
+
+def _check(
+    space: SearchSpace,
+    configs: Sequence[SubnetConfig],
+    accuracies: Floats,
+    costs: Mapping[str, Floats],
+    details: Mapping[str, Any],
+) -> None:
+    """Raise a ValueError with what no search would have stored."""
+    if not ((accuracies >= 0) & (accuracies <= 1)).all():  # NaN is neither
+        raise ValueError("an accuracy is outside of 0 to 1")
+    if (np.diff(accuracies) > 0).any():
+        raise ValueError("the accuracies do not fall")
+    for name, column in costs.items():
+        if not (np.isfinite(column) & (column >= 0)).all():
+            raise ValueError(f"a cost {name} is negative or not finite")
+    counted = {model.name: model for model in COUNTS if model.name in costs}
+    if counted:
+        sides = sorted({config.resolution for config in configs})
+        true = SpaceCosts(space, counted, within={"resolution": sides}).of(space.encode(configs))
+        for name, column in zip(counted, true.T, strict=True):
+            if (wrong := np.flatnonzero(column != costs[name])).size:
+                number = wrong[0]
+                raise ValueError(
+                    f"subnet {number} has {name} {costs[name][number]:.12g}, counted: {column[number]:.12g}"
+                )
+    if type(scored := details.get("scored", 0)) is not int:
+        raise ValueError(f"scored is {scored!r}, not a number of subnets")
+    for field_name, good in (("of_largest", _is_cost), ("tables", _is_text), ("not_searched", _is_text)):
+        values = details.get(field_name, {})
+        if not isinstance(values, dict) or not all(map(good, values.values())):
+            raise ValueError(f"{field_name} is {values!r}")
+
+
+def _is_cost(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= float(value) < math.inf  # type: ignore[arg-type]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def dominated(costs: Floats) -> npt.NDArray[np.bool_]:

@@ -51,9 +51,12 @@ def front(
     """Find the front of predicted accuracy against costs, and keep it: any budget is then a look-up."""
     from search import NSGA2, EvolutionarySearch, FrontSearch
     from search.front_search import gaps
+    from search.pareto import require_drawable
     from supernet.files import require_writable
 
     require_writable(out)
+    if picture is not None:
+        require_drawable(picture)
     fitted, read = read_predictor(run, predictor), read_tables(table)
     finder = NSGA2 if method is Method.NSGA2 else FrontSearch
     engine = finder(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from search_truth import Oracle, all_genotypes, formula_table, true_accuracy
 from latency_tables import Budget
 from search import FrontSearch, ParetoFront
 from search.pareto import dominated
-from supernet.errors import CheckpointError, ConfigError, InfeasibleBudgetError, TableError
+from supernet.errors import CheckpointError, ConfigError, InfeasibleBudgetError, StorageError, TableError
 from supernet.spaces import SearchSpace
 
 SMALL = {"population": 200, "generations": 60, "kept": (400, 100)}
@@ -18,6 +21,11 @@ SMALL = {"population": 200, "generations": 60, "kept": (400, 100)}
 def searcher(space: SearchSpace, **options: object) -> FrontSearch:
     options = {"tables": {"phone": formula_table(space)}, "metrics": ["macs"], **SMALL, **options}
     return FrontSearch(space, Oracle(space), **options)
+
+
+@pytest.fixture(scope="module")
+def small_front(tiny: SearchSpace) -> ParetoFront:
+    return searcher(tiny, generations=5).run()
 
 
 @pytest.mark.parametrize("metrics", [["macs"], ["latency_ms@phone"], ["macs", "params"]], ids=str)
@@ -96,6 +104,71 @@ def test_a_saved_front_answers_as_before_and_a_damaged_one_is_refused(tiny: Sear
     path.write_text(path.read_text().replace('"metrics"', '"metric"'))
     with pytest.raises(CheckpointError, match="is not a front"):
         ParetoFront.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda d: d.update(details=[]), r"its details are \[\], not an object"),
+        (lambda d: d.update(details=None), "its details are None"),
+        (lambda d: d["details"].update(of_largest=[]), r"of_largest is \[\]"),
+        (lambda d: d["details"].update(of_largest={"macs": "1"}), "of_largest is"),
+        (lambda d: d["details"].update(of_largest={"macs": 10**400}), "int too large"),
+        (lambda d: d["details"].update(scored="x"), "scored is 'x', not a number of subnets"),
+        (lambda d: d["details"].update(tables=[]), r"tables is \[\]"),
+        (lambda d: d["details"].update(not_searched={"32": []}), "not_searched is"),
+        (lambda d: d["subnets"][0]["costs"].update({"latency_ms@phone": float("nan")}), "phone is negative or not fin"),
+        (lambda d: d["subnets"][1]["costs"].update(macs=1), r"subnet 1 has macs 1, counted: \d+"),
+        (lambda d: d["subnets"][1]["costs"].update(params=7), "subnet 1 has params 7, counted"),
+        (lambda d: d.update(num_classes=100), "subnet 0 has macs"),
+        (lambda d: d["subnets"][0].update(predicted_accuracy=7.0), "an accuracy is outside of 0 to 1"),
+        (lambda d: d["subnets"][1].update(predicted_accuracy=1.0), "the accuracies do not fall"),
+        (lambda d: d["subnets"].insert(0, None), "is not a front"),
+        (lambda d: d["subnets"][0].update(config=[]), "is not a front"),
+    ],
+)
+def test_a_front_whose_figures_cannot_be_right_is_refused(
+    small_front: ParetoFront, tmp_path: Path, change: Callable[[Any], None], text: str
+) -> None:
+    path = tmp_path / "front.json"
+    small_front.save(path)
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=text):
+        ParetoFront.load(path)
+
+
+def test_accuracies_that_were_rounded_otherwise_than_ranks_fall_and_load_again(
+    tiny: SearchSpace, tmp_path: Path
+) -> None:
+    low, high = np.float32(0.7), np.nextafter(np.float32(0.7), np.float32(1))
+    rows = tiny.sample_genotypes(np.random.default_rng(0), 3)
+    costs = {"latency_ms@phone": np.array([3.0, 2.0, 1.0])}
+    accuracies, ranks = np.array([low, high, low]), np.array([high, low, low])
+    found = ParetoFront.of(tiny, rows, accuracies, ranks, costs, list(costs))
+    assert found.accuracies.tolist() == [high, low]
+    assert found.costs["latency_ms@phone"].tolist() == [2, 1]
+    found.save(tmp_path / "front.json")
+    np.testing.assert_array_equal(ParetoFront.load(tmp_path / "front.json").accuracies, found.accuracies)
+
+
+def test_a_picture_is_whole_or_absent_and_what_cannot_be_drawn_is_refused(
+    small_front: ParetoFront, tmp_path: Path
+) -> None:
+    small_front.draw(tmp_path / "new" / "front.PNG")
+    assert (tmp_path / "new" / "front.PNG").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["front.PNG"]
+    with pytest.raises(ConfigError, match=r"ends in '\.abc'; allowed: \.png, \.svg, \.pdf"):
+        small_front.draw(tmp_path / "front.abc")
+    with pytest.raises(StorageError, match="cannot write"):
+        small_front.draw("/proc/none/front.svg")
+
+
+def test_a_front_says_that_it_knows_no_percentiles(small_front: ParetoFront) -> None:
+    text = "percentiles, asked for: latency_ms@phone:p95; leave them out, or search for .* without the front"
+    with pytest.raises(ConfigError, match=text):
+        small_front.look_up(Budget.parse("latency_ms@phone<=20 p95"))
 
 
 def test_a_budget_below_the_front_or_on_another_metric_is_refused(tiny: SearchSpace) -> None:

@@ -13,7 +13,7 @@ from latency_tables import LatencyTable, Provenance, Row, macs, params
 from search import AccuracyPredictor, fit_predictor
 from search.checkpoint import Checkpoint, State
 from service.cli import app
-from supernet.errors import CheckpointError, ConfigError
+from supernet.errors import CheckpointError, ConfigError, StorageError
 from supernet.spaces import SearchSpace
 
 FEW = ("--population", "1000", "--generations", "60")
@@ -167,6 +167,18 @@ def test_an_unknown_metric_names_the_known_ones(tiny: SearchSpace, predictor: Pa
             *("--out", tmp_path / "front.json"),
         )
     assert not (tmp_path / "front.json").exists()
+
+
+@pytest.mark.parametrize(("picture", "error"), [("f.abc", ConfigError), ("/proc/none/f.svg", StorageError)])
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_search(
+    tiny: SearchSpace, predictor: Path, tmp_path: Path, picture: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        _run(
+            *("front", tiny.name, "--predictor", predictor, "--metric", "macs"),
+            *("--out", tmp_path / "f.json", "--picture", tmp_path / picture),
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_tables_of_one_device_are_refused(tiny: SearchSpace, predictor: Path, table: Path) -> None:
