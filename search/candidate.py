@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ class Candidate:
             "config": self.config.to_dict(),
             "predicted_accuracy": self.predicted_accuracy,
             "costs": dict(self.costs),
-            "excess": dict(self.excess),
+            "excess": {name: _finite(value) for name, value in self.excess.items()},
             "scored": self.scored,
         }
 
@@ -59,6 +60,10 @@ class TightestLimit:
         """By how much even that exceeds the limit, relative to it; 0 or less where the limit alone can be met."""
         return self.least / self.limit.max - 1
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**self.limit.to_dict(), "least": self.least, "excess": _finite(self.excess)}
+
 
 class NoSubnetError(InfeasibleBudgetError):
     """No subnet meets the budget, and this is how near one can get.
@@ -73,6 +78,10 @@ class NoSubnetError(InfeasibleBudgetError):
         self.tightest = tightest
         self.nearest = nearest
 
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, plain JSON types."""
+        return {"tightest": self.tightest.to_dict(), "nearest": self.nearest.to_dict()}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return NoSubnetError, (str(self), self.tightest, self.nearest)
 
@@ -80,3 +89,8 @@ class NoSubnetError(InfeasibleBudgetError):
 def with_whole_counts(costs: Mapping[str, float]) -> dict[str, float]:
     """Costs by metric as plain numbers; those that count something as int."""
     return {name: int(value) if name in _COUNTS else float(value) for name, value in costs.items()}
+
+
+def _finite(excess: float) -> float:
+    """The excess over a limit near 0 can be infinite, for which JSON has no number."""
+    return min(excess, sys.float_info.max)

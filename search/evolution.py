@@ -13,8 +13,9 @@ approximation as a start, crossing by whole stages, a cap on parents of equal de
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
+from decimal import ROUND_CEILING, Context, Decimal
 from pathlib import Path
 from types import MappingProxyType
 
@@ -33,6 +34,7 @@ from supernet.spaces import Genotypes, SearchSpace
 _MOST_DRAWN = 8  # times the population: bounds the work of a generation where few children are new and within budget
 _PATIENCE = 10  # generations in a row without a new subnet after which the search ends
 _LEAST_MUTATION = 0.2  # a mutant's rate is drawn between this share of the greatest and the greatest
+_MOST_SHOWN = 1e4  # of how often a limit is exceeded
 _TOWARDS_START = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95)  # shares of genes taken from the known feasible subnet
 
 
@@ -210,21 +212,31 @@ class EvolutionarySearch(GenerationalSearch):
         tightest = max(least, key=lambda one: one.excess)
         if tightest.excess > 0:
             name = tightest.limit.name
-            reason = f"{tightest.limit} cannot be met: the least {name} of the space is {_enough(tightest.least)}"
-            step = f"raise {name} to {_enough(tightest.least)} or more"
+            reason = f"{tightest.limit} cannot be met: the least {name} of the space is {_at_most(tightest.least):.12g}"
         else:
             tightest = max(least, key=lambda one: nearest.excess.get(one.limit.name, 0))
             reason = f"each limit of {limits.budget} can be met alone, but no subnet that meets all was found"
-            step = f"raise {tightest.limit.name} to {_enough(nearest.costs[tightest.limit.name])} or more"
-        over = ", ".join(f"{name} by {100 * excess:.3g} %" for name, excess in nearest.excess.items())
+        met = Budget(
+            tuple(
+                replace(limit, max=_at_most(nearest.costs[limit.name])) if limit.name in nearest.excess else limit
+                for limit in limits.budget.limits
+            )
+        )
+        over = ", ".join(f"{name} by {_percent(excess)}" for name, excess in nearest.excess.items())
         return NoSubnetError(
             f"no subnet of {self.space.name!r} meets the budget: {reason}; the nearest subnet exceeds {over}; "
-            f"{step}, or use a smaller search space",
+            f"ask for {met}, which it meets, or use a smaller search space",
             tightest,
             nearest,
         )
 
 
-def _enough(value: float) -> str:
+def _at_most(value: float) -> float:
     """The value, rounded up to three decimals: a limit that is raised to it can be met."""
-    return f"{math.ceil(value * 1000) / 1000:.12g}"
+    return float(Decimal(value).quantize(Decimal("0.001"), ROUND_CEILING, Context(prec=400)))
+
+
+def _percent(excess: float) -> str:
+    if excess >= _MOST_SHOWN:
+        return f"more than {100 * _MOST_SHOWN:,.0f} %"
+    return f"{100 * excess:.3g} %" if excess < 1 else f"{100 * excess:,.0f} %"

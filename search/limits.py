@@ -40,7 +40,8 @@ class Limits:
     def worst_excess(self, genotypes: Genotypes) -> Excess:
         """Each row's greatest excess relative to its limit, (n,) float64; 0 or less just where all are met."""
         costs = self._of(genotypes)
-        excess: Excess = (costs / self._maxima).max(axis=1) - 1
+        with np.errstate(over="ignore"):  # of a limit near 0
+            excess: Excess = (costs / self._maxima).max(axis=1) - 1
         # a cost one rounding step above its limit divides to 1
         return np.where(self._met(costs), excess, np.maximum(excess, np.finfo(np.float64).tiny))
 

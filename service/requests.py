@@ -134,12 +134,7 @@ def get(context: Context, request_id: str) -> Answer:
 
 def infeasible(error: NoSubnetError) -> InfeasibleError:
     """The search's refusal with its figures as plain JSON types."""
-    tightest = error.tightest
-    details = {
-        "tightest": {**tightest.limit.to_dict(), "least": tightest.least, "excess": tightest.excess},
-        "nearest": error.nearest.to_dict(),
-    }
-    return InfeasibleError(str(error), details)
+    return InfeasibleError(str(error), error.to_dict())
 
 
 def _no_table(record: SupernetRecord, device: str, missing: str) -> str:

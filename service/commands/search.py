@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,9 @@ from service.commands.searched import (
 )
 
 if TYPE_CHECKING:
-    from search import Candidate
+    from search import AccuracyPredictor, Candidate
+
+_COVERAGE = 0.9
 
 
 def search(
@@ -45,7 +48,7 @@ def search(
 ) -> None:
     """Evolve subnets towards the greatest predicted accuracy within all limits of the budget."""
     from latency_tables import Budget
-    from search import EvolutionarySearch
+    from search import EvolutionarySearch, NoSubnetError
     from supernet.files import write_json
 
     limits = Budget.parse(budget)
@@ -62,20 +65,42 @@ def search(
         )
         searched = {"resolutions": engine.resolutions, "not_searched": engine.not_searched}
         tell_not_searched(engine.not_searched)
-        engine.check(limits)
+        try:
+            engine.check(limits)
+        except NoSubnetError as error:
+            if as_json:
+                print_json({"budget": str(limits), "error": str(error), **error.to_dict(), **searched})
+            else:
+                typer.echo("the nearest subnet, which does not meet the budget:")
+                _print(error.nearest, None)
+            raise
         with progress_bar("generations") as progress:
             found = engine.run(limits, progress, checkpoint=checkpoint)
+    interval = _interval(fitted, found)
     if as_json:
-        print_json({"budget": str(limits), **found.to_dict(), **searched})
+        print_json({"budget": str(limits), **found.to_dict(), "interval": interval, **searched})
     else:
-        _print(found)
+        _print(found, interval)
     if out is not None:
         write_json(out, found.config.to_dict())
         typer.echo(f"next: onceforall extract {run} --subnet {out} --out FOLDER", err=True)
 
 
-def _print(found: Candidate) -> None:
+def _interval(fitted: AccuracyPredictor | None, found: Candidate) -> dict[str, float] | None:
+    """Where the subnet's evaluation will lie, were it drawn as the measured ones were; None where nothing tells it."""
+    if fitted is None or fitted.residuals is None:
+        return None
+    low, high = fitted.interval([found.config], coverage=_COVERAGE)
+    return {"coverage": _COVERAGE, "low": float(low[0]), "high": float(high[0])}
+
+
+def _print(found: Candidate, interval: Mapping[str, float] | None) -> None:
     typer.echo(f"predicted accuracy {percent(found.predicted_accuracy)}, {found.scored} subnets scored")
+    if interval is not None:
+        typer.echo(
+            f"  {100 * interval['coverage']:.0f} % interval {percent(interval['low'])} to {percent(interval['high'])}, "
+            "by the predictor's errors on subnets that were not picked for their prediction"
+        )
     for name, value in found.costs.items():
         typer.echo(f"  {name:<24} {value:,.4g}" if value < 1e4 else f"  {name:<24} {value:,.0f}")
     typer.echo(f"  {found.config.to_json()}")

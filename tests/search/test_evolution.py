@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import time
 
@@ -9,6 +10,7 @@ from search_truth import Oracle, all_genotypes, formula_table, true_accuracy
 
 from latency_tables import MACS, PARAMS, Budget, Limit, SpaceCosts, macs, params, size_bytes
 from search import AccuracyPredictor, EvolutionarySearch, NoSubnetError
+from search.evolution import _at_most
 from search.predictors import DenseStack
 from supernet import SubnetConfig
 from supernet.errors import ConfigError, InfeasibleBudgetError, TableError
@@ -152,9 +154,37 @@ def test_a_limit_that_cannot_be_met_is_explained_at_once(tiny: SearchSpace) -> N
     assert error.nearest.costs["macs"] == 658400
     assert str(error) == (
         "no subnet of 'mobilenet_v3_tiny' meets the budget: macs<=329200 cannot be met: the least macs of the space is "
-        "658400; the nearest subnet exceeds macs by 100 %; raise macs to 658400 or more, or use a smaller search space"
+        "658400; the nearest subnet exceeds macs by 100 %; ask for latency_ms@phone<=50, macs<=658400, params<=1000000"
+        ", which it meets, or use a smaller search space"
     )
     assert search.run(Budget.parse("macs<=658400")).costs["macs"] == 658400
+
+
+def advised(error: NoSubnetError) -> Budget:
+    """The budget that the refusal tells to ask for."""
+    return Budget.parse(str(error).split("; ask for ")[1].split(", which it meets")[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["latency_ms@phone<=0.1 p95", "latency_ms@phone<=1% p99.9, macs<=1K", "macs<=1e-300", "macs<=5e-324, params<=1"],
+)
+def test_what_a_refusal_advises_can_be_asked_for_and_is_met(tiny: SearchSpace, text: str) -> None:
+    search = searcher(tiny)
+    with pytest.raises(NoSubnetError) as caught:
+        search.check(Budget.parse(text))
+    assert " inf " not in str(caught.value)
+    assert "e+" not in str(caught.value)
+    json.dumps(caught.value.to_dict(), allow_nan=False)
+    search.check(advised(caught.value))
+
+
+def test_a_limit_is_rounded_up_to_what_can_be_met() -> None:
+    for value in (10.555, float(np.nextafter(10.555, 11)), 1e-9, 658400.0, 1e15 + 0.5, 1e300):
+        assert value <= _at_most(value) <= value + 0.001 + value * 1e-15
+    assert _at_most(10.555) == 10.555  # the double is a little below, its neighbour above
+    assert _at_most(float(np.nextafter(10.555, 11))) == 10.556
+    assert _at_most(10.5) == 10.5
 
 
 def test_the_tightest_of_several_impossible_limits_is_named(tiny: SearchSpace) -> None:
@@ -187,8 +217,7 @@ def test_limits_that_exclude_each_other_are_reported_with_the_nearest_subnet_of_
         search.run(budget)
     assert max(caught.value.nearest.excess.values()) == pytest.approx(excess.min())
     assert caught.value.tightest.excess <= 0
-    step = str(caught.value).split("raise ")[1].split(" or more")[0]
-    assert step.startswith(caught.value.tightest.limit.name)
+    assert search.run(advised(caught.value)).excess == {}
 
 
 def test_limits_that_nearly_exclude_each_other_are_met_together(toy: SearchSpace) -> None:

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from latency_tables import LatencyTable, Provenance, Row, macs
-from search import AccuracyPredictor, fit_predictor
+from search import AccuracyPredictor, NoSubnetError, fit_predictor
 from service.cli import app
 from supernet import SubnetConfig
 from supernet.errors import CheckpointError, ConfigError, TableError
@@ -170,3 +170,28 @@ def test_options_that_a_front_leaves_without_effect_are_refused(run: Path, front
     given = ("--seed", "0", "--checkpoint", tmp_path / "c")
     with pytest.raises(ConfigError, match="--seed, --checkpoint would change nothing with --front; leave it out"):
         _run("search", run, "--front", front, "--budget", "macs<=1M", *given)
+
+
+def test_the_nearest_subnet_is_shown_where_none_meets_the_budget(run: Path) -> None:
+    command = ("search", run, "--budget", "macs<=0.5M")
+    shown = CliRunner().invoke(app, list(map(str, (*command, "--json"))))
+    found = json.loads(shown.stdout)
+    assert isinstance(shown.exception, NoSubnetError)
+    assert found["error"] == str(shown.exception)
+    assert found["tightest"]["least"] == found["nearest"]["costs"]["macs"] > 5e5
+    text = CliRunner().invoke(app, list(map(str, command))).stdout
+    assert text.startswith("the nearest subnet, which does not meet the budget:\npredicted accuracy ")
+    assert SubnetConfig.from_dict(found["nearest"]["config"]).to_json() in text
+
+
+def test_the_interval_of_the_prediction_is_shown_where_errors_are_known(run: Path, front: Path, tmp_path: Path) -> None:
+    command = ("search", run, "--budget", "macs<=1M", "--population", "50", "--generations", "20")
+    found = json.loads(_run(*command, "--json").stdout)
+    fitted = AccuracyPredictor.load(run / "predictor")
+    low, high = fitted.interval([SubnetConfig.from_dict(found["config"])])
+    assert found["interval"] == {"coverage": 0.9, "low": float(low[0]), "high": float(high[0])}
+    assert f"90 % interval {100 * low[0]:.2f} % to {100 * high[0]:.2f} %" in _run(*command).stdout
+    looked_up = json.loads(_run("search", run, "--front", front, "--budget", "macs<=1M", "--json").stdout)
+    assert looked_up["interval"]["low"] < looked_up["predicted_accuracy"] < looked_up["interval"]["high"]
+    replace(fitted, residuals=None).save(tmp_path)
+    assert json.loads(_run(*command, "--json", "--predictor", tmp_path).stdout)["interval"] is None
