@@ -134,9 +134,9 @@ def subnet_metadata(
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected number; infinite where shapes differ or `found` is not finite."""
-    if found.shape != expected.shape or not found.isfinite().all():
-        return float("inf")
+    """Largest difference over the largest expected number; infinite where shapes differ or a number is not finite."""
+    if found.shape != expected.shape or not (found.isfinite().all() and expected.isfinite().all()):
+        return float("inf")  # not NaN, which a comparison or a maximum of several may lose
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 

@@ -104,6 +104,19 @@ def test_an_export_that_computes_something_else_is_refused_and_not_written(tmp_p
     export_network(subnet, path)
 
 
+def test_a_network_whose_later_outputs_are_not_numbers_is_not_exported(tmp_path: Path) -> None:
+    subnet, calls = lively_subnet("mobilenet_v3_tiny", 3), []
+
+    def spoil(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return logits if len(calls) == 1 else logits * float("nan")
+
+    subnet.register_forward_hook(spoil)
+    with pytest.raises(ExportError, match="outputs differ from the network's by inf"):
+        export_network(subnet, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
     subnet = lively_subnet("mobilenet_v3_tiny", 3)
     subnet.train()
@@ -120,6 +133,7 @@ def test_the_error_is_a_share_of_the_largest_output() -> None:
     expected = torch.tensor([[1.0, -4.0]])
     assert relative_error(torch.tensor([[1.0, -3.0]]), expected) == 0.25
     assert relative_error(torch.tensor([[float("nan"), -4.0]]), expected) == float("inf")
+    assert relative_error(expected, torch.tensor([[float("nan"), -4.0]])) == float("inf")
     assert relative_error(torch.tensor([1.0]), expected) == float("inf")
 
 
