@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import time
@@ -76,6 +77,8 @@ class Checkpoint:
         if self._path is None:
             return None
         require_writable(self._path)
+        for half_written in self._path.parent.glob(f".{glob.escape(self._path.name)}.*.tmp"):  # by a killed process
+            half_written.unlink(missing_ok=True)
         if not self._path.exists():
             return None
         try:

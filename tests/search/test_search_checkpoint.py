@@ -202,6 +202,13 @@ def test_a_file_that_is_cut_altered_or_something_else_is_refused(tiny: SearchSpa
     assert essence(runner("cells", tiny)(checkpoint=path)) == essence(runner("cells", tiny)())
 
 
+def test_what_a_kill_during_a_save_left_is_removed(tiny: SearchSpace, tmp_path: Path) -> None:
+    for name in (".search[1].ckpt.x1_y.tmp", ".other.ckpt.x1_y.tmp", ".search1.ckpt.x1_y.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    runner("evolution", tiny)(checkpoint=tmp_path / "search[1].ckpt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.ckpt.x1_y.tmp", ".search1.ckpt.x1_y.tmp"]
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_the_search(tiny: SearchSpace, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     oracle = Oracle(tiny)
