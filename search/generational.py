@@ -14,6 +14,8 @@ from supernet.errors import ConfigError
 from supernet.spaces import SearchSpace
 
 Progress = Callable[[int, int], None]
+_LARGEST = 100_000
+"""Population whose generations still take little memory: 0.3 GB on an ImageNet space."""
 Setting = tuple[str, object, bool, str]
 """A name, the value, whether that is allowed, and what is."""
 
@@ -57,7 +59,7 @@ class GenerationalSearch:
         patience: int,
     ) -> None:
         settings = [
-            ("population", population, population >= 2, "2 or more"),
+            ("population", population, 2 <= population <= _LARGEST, f"2 to {_LARGEST:,}"),
             ("generations", generations, generations >= 0, "0 or more"),
             ("seed", seed, seed >= 0, "0 or more"),
             *settings,

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     job_threads: int = Field(default=1, gt=0, le=256)
     job_timeout_s: float = Field(default=600.0, gt=0)
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)
-    search_population: int = Field(default=100, ge=4)
+    search_population: int = Field(default=100, ge=4, le=100_000)
     search_generations: int = Field(default=500, ge=1)
 
     @property

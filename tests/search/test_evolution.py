@@ -264,7 +264,7 @@ def test_a_predictor_or_table_of_another_space_is_refused(tiny: SearchSpace, toy
 
 def test_all_wrong_settings_are_named_together(tiny: SearchSpace) -> None:
     with pytest.raises(
-        ConfigError, match=r"population is 1; allowed: 2 or more; seed is -1; .*parent_shares is \(0, 1\);"
+        ConfigError, match=r"population is 1; allowed: 2 to 100,000; seed is -1; .*parent_shares is \(0, 1\);"
     ):
         EvolutionarySearch(tiny, Oracle(tiny), population=1, parent_shares=(0, 1), seed=-1)
 

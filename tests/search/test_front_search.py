@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from search_truth import Oracle, all_genotypes, formula_table, true_accuracy
 
 from latency_tables import Budget
-from search import FrontSearch, ParetoFront
+from search import NSGA2, EvolutionarySearch, FrontSearch, ParetoFront
 from search.pareto import dominated
 from supernet.errors import CheckpointError, ConfigError, InfeasibleBudgetError, StorageError, TableError
 from supernet.spaces import SearchSpace
@@ -65,6 +66,9 @@ def test_only_resolutions_that_all_know_are_searched(tiny: SearchSpace) -> None:
 def test_wrong_settings_are_named_together(tiny: SearchSpace) -> None:
     with pytest.raises(ConfigError, match=r"population is 1; .*; seed is -1; .*; metrics is \(\); allowed: 1 to 3 "):
         FrontSearch(tiny, Oracle(tiny), metrics=[], population=1, seed=-1)
+    for search in (EvolutionarySearch, partial(FrontSearch, metrics=["macs"]), partial(NSGA2, metrics=["macs"])):
+        with pytest.raises(ConfigError, match="population is 100000000; allowed: 2 to 100,000"):
+            search(tiny, Oracle(tiny), population=10**8)
     with pytest.raises(ConfigError, match="unknown metric 'latency_ms@phone'"):
         FrontSearch(tiny, Oracle(tiny), metrics=["latency_ms@phone"])
 
