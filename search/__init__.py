@@ -16,7 +16,7 @@ from search.predictors import (
     PredictorScore,
     compare_predictors,
     fit_predictor,
-    noise_ceiling,
+    tau_with_truth,
 )
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "collect_evaluations",
     "compare_predictors",
     "fit_predictor",
-    "noise_ceiling",
     "propose_near_front",
     "read_evaluations",
+    "tau_with_truth",
 ]

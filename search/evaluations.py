@@ -48,8 +48,8 @@ class Evaluation:
         correct: images classified correctly.
         total: images.
         seconds: how long the measurement took; filled in by `collect_evaluations`.
-        correct_by_half: `correct` of the images of even and of odd number, from which `noise_ceiling` tells how much of
-            the subnets' differences is chance; None: not counted.
+        correct_by_half: `correct` of the images of even and of odd number, from which `tau_with_truth` tells how
+            much of the subnets' differences is chance; None: not counted.
     """
 
     config: SubnetConfig

@@ -1,7 +1,7 @@
 """Accuracy predictors: what they compute, how they are fitted, which to trust."""
 
 from search.predictors.base import AccuracyPredictor
-from search.predictors.compare import PredictorComparison, PredictorScore, compare_predictors, noise_ceiling
+from search.predictors.compare import PredictorComparison, PredictorScore, compare_predictors, tau_with_truth
 from search.predictors.dense import DenseStack
 from search.predictors.fitting import fit_predictor
 
@@ -12,5 +12,5 @@ __all__ = [
     "PredictorScore",
     "compare_predictors",
     "fit_predictor",
-    "noise_ceiling",
+    "tau_with_truth",
 ]

@@ -46,7 +46,8 @@ class PredictorComparison:
         standard_error: binomial standard error of one evaluation, as an estimate for new images, at the held-out
             subnets' mean accuracy. Subnets are measured on the same images, so their differences are surer than
             that, and an RMSE may be below it.
-        kendall_ceiling: the Kendall's tau that a perfect predictor would reach, by `noise_ceiling`; None: not known.
+        tau_with_truth: what a predictor that knows the true accuracies would score, no bound, by the function of that
+            name; None: not known.
         predictor: the chosen kind, fitted to the fitted part only: the one that `scores` are about.
     """
 
@@ -55,7 +56,7 @@ class PredictorComparison:
     fitted: int
     held_out: int
     standard_error: float
-    kendall_ceiling: float | None
+    tau_with_truth: float | None
     predictor: AccuracyPredictor
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class PredictorComparison:
             "fitted": self.fitted,
             "held_out": self.held_out,
             "standard_error": self.standard_error,
-            "kendall_ceiling": self.kendall_ceiling,
+            "tau_with_truth": self.tau_with_truth,
         }
 
 
@@ -122,15 +123,18 @@ def compare_predictors(
         len(fitted),
         len(held_out),
         (mean * (1 - mean) / images) ** 0.5,
-        None if halves is None else noise_ceiling(halves),
+        None if halves is None else tau_with_truth(halves),
         predictors[chosen],
     )
     stored = {**(details or {}), **found.predictor.details, "comparison": found.to_dict()}
     return replace(found, predictor=replace(found.predictor, details=stored))
 
 
-def noise_ceiling(halves: npt.NDArray[np.float64]) -> float | None:
-    """The Kendall's tau between the subnets' true accuracies and their evaluations, which no predictor can exceed.
+def tau_with_truth(halves: npt.NDArray[np.float64]) -> float | None:
+    """The Kendall's tau between the subnets' evaluations and their true accuracies: what knowing the truth would score.
+
+    No bound: a predictor is judged on the images that it was fitted to, and learns the part of the luck with them that
+    follows from the genes, as where subnets with a gene in common fail on the same images.
 
     It follows from how well two halves of the images agree: tau of the halves -> their correlation r = sin(pi/2 tau)
     (as for a normal distribution) -> reliability of all images 2r / (1 + r) (Spearman, Brown) -> its square root is the

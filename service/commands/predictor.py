@@ -94,10 +94,10 @@ def predictor(
             for kind, score in comparison.scores.items()
         ],
     )
-    if comparison.kendall_ceiling is not None:
+    if comparison.tau_with_truth is not None:
         typer.echo(
-            f"Kendall tau that the noise of {found[0].total} images allows a perfect predictor: "
-            f"{comparison.kendall_ceiling:.3f}"
+            f"Kendall tau of accuracies on these {found[0].total} images with the true ones: "
+            f"{comparison.tau_with_truth:.3f} (no bound: luck with the same images can be predicted)"
         )
     typer.echo(
         f"standard error of one evaluation as an estimate for new images: {100 * comparison.standard_error:.2f} points"

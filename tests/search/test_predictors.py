@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import kendalltau
 from search_truth import measured_accuracy, true_accuracy
 
-from search import AccuracyPredictor, GenotypeEncoder, compare_predictors, fit_predictor, noise_ceiling
+from search import AccuracyPredictor, GenotypeEncoder, compare_predictors, fit_predictor, tau_with_truth
 from search.predictors import DenseStack
 from search.predictors.fitting import KINDS
 from search.predictors.pooled import shared_parts, stage_levels
@@ -369,34 +369,45 @@ def test_the_comparison_reports_held_out_subnets_and_keeps_the_predictor_that_it
 
 
 @pytest.mark.parametrize(("images", "least"), [(200, 0.5), (2000, 0.7)])
-def test_the_noise_ceiling_is_the_tau_between_truth_and_evaluation(
+def test_the_tau_with_the_truth_follows_from_two_halves_of_the_images(
     tiny: SearchSpace, images: int, least: float
 ) -> None:
     rng = np.random.default_rng(6)
     truth = true_accuracy(tiny, tiny.sample_genotypes(rng, 3000))
     halves = np.stack([measured_accuracy(rng, truth, images // 2) for _ in range(2)], axis=1)
-    ceiling = noise_ceiling(halves)
-    assert ceiling is not None
-    assert ceiling == pytest.approx(kendalltau(truth, halves.mean(axis=1)).statistic, abs=0.03)
-    assert least < ceiling < 1
+    found = tau_with_truth(halves)
+    assert found is not None
+    assert found == pytest.approx(kendalltau(truth, halves.mean(axis=1)).statistic, abs=0.03)
+    assert least < found < 1
 
 
-def test_a_noise_ceiling_is_0_for_chance_and_none_where_nothing_can_be_told() -> None:
+def test_a_predictor_can_score_more_than_the_truth_where_luck_follows_from_the_genes(tiny: SearchSpace) -> None:
+    rng = np.random.default_rng(2)
+    rows = tiny.sample_genotypes(rng, 100)
+    features = GenotypeEncoder(tiny).features(rows)
+    truth, *luck = (features @ rng.normal(0, 0.01, features.shape[1]) for _ in range(3))
+    halves = 0.5 + np.stack([truth + one for one in luck], axis=1)
+    found = compare_predictors(tiny, tiny.decode(rows), halves.mean(axis=1), images=IMAGES, halves=halves)
+    assert found.tau_with_truth is not None
+    assert found.tau_with_truth + 0.1 < found.scores[found.chosen].kendall_tau
+
+
+def test_the_tau_with_the_truth_is_0_for_chance_and_none_where_nothing_can_be_told() -> None:
     rng = np.random.default_rng(0)
     chance = np.stack([np.arange(50), -np.arange(50)], axis=1) / 50
-    assert noise_ceiling(chance) == 0
-    assert noise_ceiling(np.repeat(rng.random((40, 1)), 2, axis=1)) == pytest.approx(1)
-    assert noise_ceiling(rng.random((19, 2))) is None
-    assert noise_ceiling(np.stack([np.ones(30), rng.random(30)], axis=1)) is None
-    assert noise_ceiling(np.empty((0, 2))) is None
+    assert tau_with_truth(chance) == 0
+    assert tau_with_truth(np.repeat(rng.random((40, 1)), 2, axis=1)) == pytest.approx(1)
+    assert tau_with_truth(rng.random((19, 2))) is None
+    assert tau_with_truth(np.stack([np.ones(30), rng.random(30)], axis=1)) is None
+    assert tau_with_truth(np.empty((0, 2))) is None
 
 
-def test_the_comparison_reports_the_ceiling_beside_tau(tiny: SearchSpace) -> None:
+def test_the_comparison_reports_the_tau_with_the_truth_beside_the_scores(tiny: SearchSpace) -> None:
     configs, accuracies = measured(tiny, 30)
     halves = np.stack([accuracies, accuracies], axis=1)
     found = compare_predictors(tiny, configs, accuracies, images=IMAGES, halves=halves)
-    assert found.to_dict()["kendall_ceiling"] == pytest.approx(1)
-    assert compare_predictors(tiny, configs, accuracies, images=IMAGES).kendall_ceiling is None
+    assert found.to_dict()["tau_with_truth"] == pytest.approx(1)
+    assert compare_predictors(tiny, configs, accuracies, images=IMAGES).tau_with_truth is None
 
 
 def test_the_choice_does_not_look_at_the_held_out_subnets(tiny: SearchSpace) -> None:

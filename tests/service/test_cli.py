@@ -100,7 +100,7 @@ def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> No
     report = json.loads(fitted.stdout)
     assert set(report["scores"]) == {"mlp", "ridge", "pooled"}
     assert report["standard_error"] > 0
-    assert 0 <= report["kendall_ceiling"] <= 1
+    assert 0 <= report["tau_with_truth"] <= 1
     budget = "macs<=3M, latency_ms@paper-cpu<=0.4"
     found = _onceforall("search", run, "--budget", budget, "--table", table, "--out", config, "--json")
     assert found.returncode == 0, found.stderr
