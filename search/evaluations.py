@@ -329,6 +329,8 @@ def _parse(path: Path, data: bytes, header: dict[str, Any]) -> tuple[dict[str, E
             if number == 1:
                 _check_header(path, value, header)
                 continue
+            if not isinstance(value, dict):
+                raise ValueError(f"a {type(value).__name__} instead of an object")
             halves = value.get("correct_by_half")
             found = Evaluation(
                 SubnetConfig.from_dict(value["config"]),
@@ -337,9 +339,15 @@ def _parse(path: Path, data: bytes, header: dict[str, Any]) -> tuple[dict[str, E
                 value["seconds"],
                 None if halves is None else tuple(halves),
             )
-            if found.config.digest != value["digest"] or not _is_possible(found):
-                raise ValueError("the digest or the counts do not fit")
-        except (ValueError, KeyError, TypeError) as error:
+            counts = (found.correct, found.total, *(found.correct_by_half or ()))
+            are_numbers = all(type(count) is int for count in counts) and type(found.seconds) in (int, float)
+            if not are_numbers or not _is_possible(found):
+                raise ValueError("the counts do not fit")
+            if found.config.digest != value["digest"]:
+                raise ValueError("the digest does not fit")
+            if done and found.total != (others := next(iter(done.values())).total):
+                raise ValueError(f"measured on {found.total} images, the others on {others}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"line {number} of {str(path)!r} is damaged ({error}); "
                 "delete that line, then run the same command again"

@@ -185,7 +185,25 @@ def _more_than_all(line: bytes) -> bytes:
     return line.replace(b'"total": 1000', b'"total": 1')
 
 
-@pytest.mark.parametrize("damage", [_cut, _swap_digest, _more_than_all])
+def _no_object(line: bytes) -> bytes:
+    return b"[1]"
+
+
+def _nested(line: bytes) -> bytes:
+    return b"[" * 100_000
+
+
+def _half_an_image(line: bytes) -> bytes:
+    return re.sub(rb'"correct": (\d+)', rb'"correct": \1.5', line)
+
+
+def _another_total(line: bytes) -> bytes:
+    return line.replace(b'"total": 1000', b'"total": 1001')
+
+
+@pytest.mark.parametrize(
+    "damage", [_cut, _swap_digest, _more_than_all, _no_object, _nested, _half_an_image, _another_total]
+)
 def test_a_damaged_line_is_named(tiny: SearchSpace, run: Path, damage: Callable[[bytes], bytes]) -> None:
     collect_evaluations(run, Evaluator(tiny), space=tiny, count=4)
     lines = (run / FILE).read_bytes().splitlines()
