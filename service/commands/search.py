@@ -95,7 +95,8 @@ def _interval(fitted: AccuracyPredictor | None, found: Candidate) -> dict[str, f
 
 
 def _print(found: Candidate, interval: Mapping[str, float] | None) -> None:
-    typer.echo(f"predicted accuracy {percent(found.predicted_accuracy)}, {found.scored} subnets scored")
+    scored = f", {found.scored} subnets scored" if found.scored > 1 else ""
+    typer.echo(f"predicted accuracy {percent(found.predicted_accuracy)}{scored}")
     if interval is not None:
         typer.echo(
             f"  {100 * interval['coverage']:.0f} % interval {percent(interval['low'])} to {percent(interval['high'])}, "

@@ -181,6 +181,7 @@ def test_the_nearest_subnet_is_shown_where_none_meets_the_budget(run: Path) -> N
     assert found["tightest"]["least"] == found["nearest"]["costs"]["macs"] > 5e5
     text = CliRunner().invoke(app, list(map(str, command))).stdout
     assert text.startswith("the nearest subnet, which does not meet the budget:\npredicted accuracy ")
+    assert "scored" not in text
     assert SubnetConfig.from_dict(found["nearest"]["config"]).to_json() in text
 
 
