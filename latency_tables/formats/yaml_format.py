@@ -18,12 +18,13 @@ MAX_BYTES = 2**20
 MAX_NODES = 100_000
 """A table of 1 MiB has fewer; half a million empty ones would keep the loader busy for 12 seconds."""
 
-# (tag, pattern, possible first characters): the scalars of JSON
+# (tag, pattern, possible first characters): the scalars of JSON. No part of a pattern can match what the part before it
+# gives back, or a long run of digits that is no number would take time with the square of its length.
 _RESOLVERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("null", r"null|", ("n", "")),  # nothing at all is null too, as for every reader of YAML
     ("bool", r"true|false", ("t", "f")),
     ("int", r"-?(?:0|[1-9][0-9]*)", tuple("-0123456789")),
-    ("float", r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|nan)", tuple("-+.0123456789")),
+    ("float", r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|nan)", tuple("-+.0123456789")),
 )
 
 

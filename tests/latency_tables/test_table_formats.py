@@ -224,6 +224,14 @@ def test_yaml_values_are_capped_while_they_are_read(monkeypatch: pytest.MonkeyPa
     assert "got list" in refusal(b"[" + b"a," * 999 + b"]", "yaml")
 
 
+@pytest.mark.parametrize("ending", [".e", ".", "x", "ex"])
+def test_yaml_digits_without_end_are_read_in_linear_time(ending: str) -> None:
+    """The time grew with the square of their number: 12 seconds for 20 kB."""
+    started = time.process_time()
+    assert type(decode(b"a: " + b"1" * 200_000 + ending.encode())["a"]) is (float if ending == "." else str)
+    assert time.process_time() - started < 5
+
+
 def test_yaml_words_mean_what_json_would_say() -> None:
     text = (
         b"{a: no, b: 1e3, c: 2026-11-21, d: 1:30, e: 0x10, f: 1_000, g: ~, h: null, i: true, j: -3, k: .5, l: 010, m: }"
