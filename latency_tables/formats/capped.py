@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from supernet.errors import TableError
@@ -11,10 +12,14 @@ def read_capped(path: Path, max_bytes: int, what: str = "latency table") -> byte
     """A file's content.
 
     Raises:
-        TableError: it is larger.
+        TableError: it is larger, or no regular file: a pipe or a device has no size, and may have no end.
         OSError: it cannot be read.
     """
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise TableError(f"{what}: {size} bytes; allowed: at most {max_bytes}")
-    return path.read_bytes()
+    facts = path.stat()  # before it is opened: opening a pipe waits for its writer
+    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+        raise TableError(f"{what}: a pipe or a device; give a regular file")
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise TableError(f"{what}: {max(len(data), facts.st_size)} bytes; allowed: at most {max_bytes}")
+    return data

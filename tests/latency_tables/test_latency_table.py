@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from latency_tables import LatencyTable, Row
+from latency_tables.formats.capped import read_capped
 from supernet.errors import ConfigError, StorageError, TableError
 from supernet.spaces import ElasticDimension, LayerSite, SearchSpace
 
@@ -148,6 +150,26 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(TableError, match="cannot read latency table"):
         LatencyTable.load(tmp_path / "folder.json")
+
+
+def test_a_file_without_an_end_is_refused_unread(tmp_path: Path) -> None:
+    """Its size is 0; reading it would fill the memory."""
+    endless, pipe = tmp_path / "endless.json", tmp_path / "pipe.json"
+    endless.symlink_to("/dev/zero")
+    os.mkfifo(pipe)
+    for path in (endless, pipe):
+        with pytest.raises(TableError, match=rf"{path.name}': latency table: a pipe or a device; give a regular file"):
+            LatencyTable.load(path)
+
+
+def test_no_more_of_a_file_is_read_than_may_be(tmp_path: Path) -> None:
+    """Files of /proc say that they have no bytes."""
+    file = tmp_path / "large.json"
+    file.write_bytes(b" " * (4 * 2**20 + 9))
+    with pytest.raises(TableError, match=r"large.json': latency table: 4194313 bytes; allowed: at most 4194304"):
+        LatencyTable.load(file)
+    with pytest.raises(TableError, match="latency table: 4 bytes; allowed: at most 3"):
+        read_capped(Path("/proc/self/maps"), 3)
 
 
 def test_a_malformed_file_is_named_with_its_fault(tmp_path: Path) -> None:
