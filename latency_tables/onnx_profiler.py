@@ -66,7 +66,9 @@ def profile_onnx(
 
 
 def measure_onnx_ms(network: Network, *, batch: int = 1, threads: int = 1, repeats: int = 30, warmup: int = 3) -> Row:
-    """Measure a whole network in ONNX Runtime as a bundle's are: visits' quickest runs, their median and spread.
+    """Measure a whole network in ONNX Runtime as a bundle's are.
+
+    The figure is the median of visits' quickest passes, the spread is of single passes (`measure.typical_ms`).
 
     Args:
         network: such as an extracted subnet; it is not changed.
@@ -83,9 +85,9 @@ def measure_onnx_ms(network: Network, *, batch: int = 1, threads: int = 1, repea
     shape = (batch, 3, network.resolution, network.resolution)
     images = np.random.default_rng(0).random(shape, dtype=np.float32)
     session = open_network(network, shape, threads)
-    times = [measure.visit_ms(session, images) for _ in range(warmup + repeats)][warmup:]
-    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
-    return Row(round(float(middle), 6), round(float(high - low) / 2, 6), len(times))
+    visits = [measure.visit_ms(session, images) for _ in range(warmup + repeats)][warmup:]
+    middle, spread = measure.typical_ms(np.array(visits))
+    return Row(round(float(middle), 6), round(float(spread), 6), len(visits))
 
 
 def open_network(network: Network, input_shape: Sequence[int], threads: int) -> Any:

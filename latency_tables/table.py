@@ -29,8 +29,11 @@ class Row:
     """The measured time of one layer.
 
     Attributes:
-        median_ms: median over the repeats, ms a batch; their mean where `Provenance.statistic` says so.
-        spread_ms: half of the distance between the quartiles, ms; half of all repeats lie that near to the middle.
+        median_ms: median over the repeats, ms a batch; their mean where `Provenance.statistic` says so. Of ONNX
+            Runtime, fitted to whole subnets: the median of the quickest of a few passes.
+        spread_ms: half of the distance between the quartiles, ms; half of all repeats lie that near to the middle. Of
+            ONNX Runtime, that of a normal distribution around `median_ms` which reaches the upper quartile and the 95th
+            percentile of single passes (`measure.typical_ms`).
         count: number of repeats.
     """
 
@@ -241,10 +244,12 @@ class LatencyTable:
         """The table as a cost model, ``latency_ms@<device>``.
 
         Args:
-            quantile: above which share of the runs to estimate, 0.5 to below 1; None: the rows' medians. Each layer
-                counts with that quantile of a normal distribution of its median and spread. The sum is the subnet's
-                quantile if slow moments hit all of its layers together, as another program or a lower clock does,
-                and above it otherwise; so a limit on it is kept more surely than asked.
+            quantile: the share of single runs that are to take no longer, 0.5 to below 1; None: the rows' medians. Each
+                layer counts with that quantile of a normal distribution of its median and spread. Where spreads are of
+                layers, as torch's are, the sum is the subnet's quantile if slow moments hit all of its layers together,
+                as another program or a lower clock does, and above it otherwise; so a limit on it is kept more surely
+                than asked. ONNX Runtime's are of whole subnets: sums hold from p75 to p95, are a guess beyond, and
+                come down to the quickest of a few runs toward p50.
 
         Raises:
             TableError: a quantile is asked for, but no row has a spread.

@@ -18,11 +18,13 @@ _NUMBERS = 23  # 9, 8 and 6 columns for three figures of a row
 _LAYER = WIDTH - _NUMBERS
 _FACT = 32
 """Longest name of a fact that has its text beside it, not below."""
+_FITTED = "fitted to the median of whole subnets' quickest passes; a spread, to single passes"
 
 
 def provenance_words(provenance: Provenance) -> dict[str, str]:
     """Each fact about the measurement, by what a person calls it."""
     versions = _facts(provenance.runtime_versions)
+    figure = _FITTED if "bundle" in provenance.runtime_versions else f"the {provenance.statistic} of its timings"
     rounds = f"{_word(provenance.repeats)}, after {_word(provenance.warmup)} of warm-up"
     facts = {
         "hardware": _facts(provenance.hardware),
@@ -33,7 +35,7 @@ def provenance_words(provenance: Provenance) -> dict[str, str]:
         "batch": _word(provenance.batch),
         "date": _word(provenance.date),
         "rounds": UNKNOWN if provenance.repeats is provenance.warmup is None else rounds,
-        "a latency is": f"the {provenance.statistic} of its timings",
+        "a latency is": figure,
     }
     return facts if provenance.correction is None else facts | {"corrected": _correction_words(provenance.correction)}
 

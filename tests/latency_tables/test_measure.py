@@ -3,15 +3,18 @@ from __future__ import annotations
 import ast
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from scipy.optimize import nnls
 
 from latency_tables import measure
-from latency_tables.measure import MeasureError, fit_rows, load_bundle, non_negative_least_squares
+from latency_tables.measure import VOUCHED, MeasureError, fit_rows, load_bundle, non_negative_least_squares
 
+Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 PRICES = np.array([0.01, 0.02, 0.0, 0.05])
 
 
@@ -29,8 +32,7 @@ def _layers_of_subnets(
 
 def test_the_rows_of_additive_latencies_are_found(rng: np.random.Generator) -> None:
     held, features, costs = _layers_of_subnets(rng)
-    latencies = np.tile(held @ costs, (5, 1))
-    rows, spreads, error = fit_rows(held, features, latencies)
+    rows, spreads, error = fit_rows(held, features, np.tile((held @ costs)[:, None], (5, 1, 4)))
     np.testing.assert_allclose(rows, costs, rtol=0.02)
     np.testing.assert_allclose(spreads, 0, atol=1e-9)
     assert error < 0.01
@@ -39,9 +41,9 @@ def test_the_rows_of_additive_latencies_are_found(rng: np.random.Generator) -> N
 def test_rows_predict_unseen_subnets_from_noisy_rounds(rng: np.random.Generator) -> None:
     held, features, costs = _layers_of_subnets(rng, subnets=200)
     seen, unseen = held[:60], held[60:]
-    latencies = seen @ costs * rng.lognormal(0, 0.03, (9, 60))
-    latencies[2] *= 4  # another program, for all of a round
-    rows, spreads, error = fit_rows(seen, features, latencies)
+    visits = seen @ costs * rng.lognormal(0, 0.03, (9, 60))
+    visits[2] *= 4  # another program, for all of a round
+    rows, spreads, error = fit_rows(seen, features, np.repeat(visits[:, :, None], 4, axis=2))
     errors = np.abs(unseen @ rows / (unseen @ costs) - 1)
     assert np.median(errors) < 0.03
     assert np.median(errors) < np.median(
@@ -51,10 +53,46 @@ def test_rows_predict_unseen_subnets_from_noisy_rounds(rng: np.random.Generator)
     assert (spreads > 0).all()
 
 
+def _visits(costs: np.ndarray, noise: Noise, rng: np.random.Generator, rounds: int) -> np.ndarray:
+    """(rounds, subnets, passes): each pass takes its subnet's cost times 1 + noise."""
+    return costs[:, None] * (1 + noise(rng, (rounds, len(costs), measure.PASSES)))
+
+
+def _quiet(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return 0.02 * rng.standard_normal(shape)
+
+
+def _busy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Another program takes the core in a fifth of the passes, for about as long as a subnet takes."""
+    return 0.02 * rng.standard_normal(shape) + (rng.random(shape) < 0.2) * rng.exponential(size=shape)
+
+
+@pytest.mark.parametrize("noise", [_quiet, _busy])
+def test_percentiles_are_kept_by_single_passes_of_unseen_subnets(noise: Noise, rng: np.random.Generator) -> None:
+    """They were of the quickest passes once: 81 % of busy ones were within p95, real ones even less."""
+    held, features, costs = _layers_of_subnets(rng, subnets=160)
+    seen, unseen = held[:120], held[120:]
+    rows, spreads, _ = fit_rows(seen, features, _visits(seen @ costs, noise, rng, 30))
+    passes = _visits(unseen @ costs, noise, rng, 300)
+    for share in (0.75, 0.95):
+        far = NormalDist().inv_cdf(share) / NormalDist().inv_cdf(0.75)  # as a table's cost model has it
+        assert np.mean(passes <= (unseen @ (rows + far * spreads))[:, None]) > share - 0.03
+
+
+def test_the_spread_of_a_network_reaches_its_passes_percentiles_and_the_figure_is_the_quickest() -> None:
+    visits = np.array([[1.0, 3.0], [2.0, 9.0], [4.0, 5.0]])
+    middle, spread = measure.typical_ms(visits)
+    upper, far = np.quantile(visits, (0.75, 0.95))
+    assert middle == 2
+    assert spread == max(upper - 2, (far - 2) / 2.4387)
+    assert VOUCHED[1][1] == pytest.approx(NormalDist().inv_cdf(0.95) / NormalDist().inv_cdf(0.75), abs=1e-4)
+    assert [part.tolist() for part in measure.typical_ms(visits[:, None])] == [[middle], [spread]]
+
+
 def test_no_row_is_below_its_least_share(rng: np.random.Generator) -> None:
     held, features, costs = _layers_of_subnets(rng)
     costs[:20] = 0
-    rows, _, _ = fit_rows(held, features, np.tile(held @ costs, (3, 1)))
+    rows, _, _ = fit_rows(held, features, np.tile((held @ costs)[:, None], (3, 1, 4)))
     assert rows.min() > 0
     np.testing.assert_allclose(held @ rows, held @ costs, rtol=0.25)
 
@@ -65,7 +103,7 @@ def test_non_negative_least_squares_equals_scipys(rng: np.random.Generator) -> N
         np.testing.assert_allclose(non_negative_least_squares(matrix, target), nnls(matrix, target)[0], atol=1e-7)
 
 
-def test_a_visit_takes_its_quickest_run_but_never_the_first() -> None:
+def test_a_visit_times_every_run_but_the_first() -> None:
     class Session:
         """Sleeps as told."""
 
@@ -81,8 +119,10 @@ def test_a_visit_takes_its_quickest_run_but_never_the_first() -> None:
             assert list(feed) == ["images"]
             time.sleep(self.seconds.pop(0))
 
-    ms = measure.visit_ms(Session([0.0, 0.03, 0.01, 0.03, 0.03]), np.zeros(1))
-    assert 10 <= ms < 29
+    times = measure.visit_ms(Session([0.3, 0.03, 0.01, 0.03, 0.03]), np.zeros(1))
+    assert len(times) == 4
+    assert 10 <= min(times) < 29
+    assert max(times) < 290
 
 
 def test_few_subnets_are_one_group_and_many_share_the_memory(

@@ -78,6 +78,13 @@ def test_show_prints_every_row_and_the_origin_in_words(tmp_path: Path) -> None:
     assert "Provenance(" not in text
 
 
+def test_rows_that_were_fitted_to_whole_subnets_are_not_called_their_own_timings(tmp_path: Path) -> None:
+    table = make_table()
+    provenance = replace(table.provenance, runtime="onnxruntime", runtime_versions={"bundle": "0" * 64})
+    words = " ".join(run("show", saved(tmp_path, replace(table, provenance=provenance))).split())
+    assert "a latency is fitted to the median of whole subnets' quickest passes; a spread, to single passes" in words
+
+
 def test_what_is_not_known_is_called_unknown(ofa_folder: Path) -> None:
     lines = run("show", ofa_folder).splitlines()
     for fact in ("hardware", "runtime", "precision", "memory format", "threads", "batch", "date", "rounds"):
