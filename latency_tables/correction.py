@@ -132,7 +132,7 @@ def _check(table: LatencyTable, space: SearchSpace, measured: Sequence[MeasuredS
             f"the table that it was made of (digest {correction.uncorrected[:12]}...), or measure one with: "
             "onceforall profile --correct"
         )
-    table.coverage(space)  # refuses another space
+    table.coverage(space)  # refuses another space or number of classes
     faults = []
     if not LEAST_SUBNETS <= len(measured) <= MAX_SUBNETS:
         faults.append(f"{len(measured)} subnets; allowed: {LEAST_SUBNETS} to {MAX_SUBNETS}")

@@ -35,7 +35,7 @@ class Coverage:
     Attributes:
         present: number of the space's layers that have a row.
         missing: keys of those that have none.
-        unknown: keys of rows that no subnet of the space needs (a typing error, or another number of classes).
+        unknown: keys of rows that no subnet of the space needs, such as a typing error.
         resolutions: the same by resolution, ascending; a layer can be needed at several.
     """
 

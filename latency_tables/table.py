@@ -211,8 +211,8 @@ class LatencyTable:
         """The subnet's latency, ms: the sum of its layers' medians.
 
         Raises:
-            TableError: the table is for another space, or lacks layers of the subnet; resolutions of which it lacks
-                none are named.
+            TableError: the table is for another space or number of classes, or lacks layers of the subnet; resolutions
+                of which it lacks none are named.
             ConfigError: the config belongs to another space.
         """
         self._check_space(space)
@@ -227,7 +227,7 @@ class LatencyTable:
         """Which of the space's layers have a row, in all and by resolution.
 
         Raises:
-            TableError: the table is for another space.
+            TableError: the table is for another space or number of classes.
         """
         self._check_space(space)
         return coverage_of(space, self.rows)
@@ -236,7 +236,7 @@ class LatencyTable:
         """Resolutions, ascending, of which every subnet can be estimated; one is enough to search among its subnets.
 
         Raises:
-            TableError: the table is for another space.
+            TableError: the table is for another space or number of classes.
         """
         return self.coverage(space).covered
 
@@ -266,6 +266,11 @@ class LatencyTable:
             raise TableError(
                 f"the latency table of {self.device!r} is for space {self.space!r}, not for {space.name!r}; "
                 f"measure one with: {_profile_command(self.device)}"
+            )
+        if space.num_classes != self.num_classes:
+            raise TableError(
+                f"the latency table of {self.device!r} is for {self.num_classes} classes, not for the "
+                f"{space.num_classes} of {space.name!r} here; measure one with: {_profile_command(self.device)}"
             )
 
     def _lacking(self, keys: Sequence[str], choice: str = "") -> TableError:

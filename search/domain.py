@@ -105,7 +105,7 @@ def known_resolutions(
         Resolutions, ascending; and resolution -> what is unknown of it, for each of the others.
 
     Raises:
-        TableError: none is left, or a table is for another space.
+        TableError: none is left, or a table is for another space or number of classes.
     """
     (every,) = (tuple(map(int, dim.choices)) for dim in space.dimensions if dim.kind == "resolution")
     known = getattr(predictor, "resolutions", None) or every

@@ -57,7 +57,7 @@ class EvolutionarySearch(GenerationalSearch):
 
     Raises:
         ConfigError: a setting is outside of what is allowed (all are named), or the predictor is for another space.
-        TableError: a table is for another space, or no resolution is known by all.
+        TableError: a table is for another space or number of classes, or no resolution is known by all.
     """
 
     def __init__(

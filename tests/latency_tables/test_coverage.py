@@ -65,7 +65,8 @@ def test_one_missing_row_uncovers_just_the_resolutions_that_need_it(space: Searc
 
 
 def test_without_the_classifier_nothing_is_covered(space: SearchSpace, table: LatencyTable) -> None:
-    coverage = table.coverage(space.with_num_classes(100))
+    rows = {key: row for key, row in table.rows.items() if not key.startswith("linear")}
+    coverage = replace(table, rows=rows).coverage(space)
     assert coverage.covered == ()
     assert not coverage.usable
 

@@ -51,12 +51,19 @@ def test_rows_of_other_subnets_may_be_missing(space: SearchSpace, table: Latency
     assert partial.estimate_ms(space, space.smallest()) == table.estimate_ms(space, space.smallest())
 
 
-def test_another_number_of_classes_is_a_missing_row(space: SearchSpace, table: LatencyTable) -> None:
-    wide = space.with_num_classes(100)
-    assert table.coverage(wide).missing == ["linear 1x1x256->1x1x100"]
-    assert table.coverage(wide).unknown == ["linear 1x1x256->1x1x10"]
-    with pytest.raises(TableError, match="no latency for linear 1x1x256->1x1x100 on 'pixel6'; 1 of"):
-        table.estimate_ms(wide, wide.smallest())
+@pytest.mark.parametrize(("labelled", "asked"), [(10, 100), (1000, 10)])
+def test_another_number_of_classes_is_refused_by_that_name(
+    space: SearchSpace, table: LatencyTable, labelled: int, asked: int
+) -> None:
+    """A wrong label lacks no row, and a wrong classifier should not be told as one row of many that are missing."""
+    table, space = replace(table, num_classes=labelled), space.with_num_classes(asked)
+    for action in (table.coverage, lambda space: table.estimate_ms(space, space.smallest())):
+        with pytest.raises(TableError) as caught:
+            action(space)
+        assert str(caught.value) == (
+            f"the latency table of 'pixel6' is for {labelled} classes, not for the {asked} of 'mobilenet_v3_tiny' here"
+            "; measure one with: onceforall profile RUN_FOLDER --device pixel6"
+        )
 
 
 def test_coverage_counts_present_missing_and_unknown_rows(space: SearchSpace, table: LatencyTable) -> None:
