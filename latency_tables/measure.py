@@ -34,7 +34,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 import numpy as np
 
@@ -216,12 +216,15 @@ def load_bundle(folder: str) -> Tuple[Dict[str, Any], str]:
                 f"{str(path)!r} is {bundle['format']!r} of version {bundle['version']!r}; expected {BUNDLE_FORMAT!r} "
                 f"of version {BUNDLE_VERSION}; write the bundle again with: onceforall profile --bundle"
             )
+        _check_fields(bundle)
         for file, expected in bundle["files"].items():
             if hashlib.sha256((Path(folder) / file).read_bytes()).hexdigest() != expected:
                 raise MeasureError(f"{str(Path(folder) / file)!r} is damaged; copy the bundle to this device again")
     except OSError as error:
         raise MeasureError(f"cannot read {error.filename!r}: {error.strerror}; is the bundle complete?") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise MeasureError(f"{str(path)!r} is no bundle's description (no {error}); copy the bundle again") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise MeasureError(f"{str(path)!r} is no bundle's description ({error}); copy the bundle again") from None
     return bundle, hashlib.sha256(data).hexdigest()
 
@@ -336,6 +339,31 @@ def _check(device: str, threads: int, repeats: int, warmup: int) -> None:
     ]
     if faults:
         raise MeasureError(f"cannot profile: {'; '.join(faults)}")
+
+
+def _check_fields(bundle: Dict[str, Any]) -> None:
+    """Do nothing with a description that has all that is used of it; KeyError, TypeError or ValueError otherwise."""
+    plain = {"onceforall": str, "space": str, "num_classes": int, "batch": int}
+    _check_types(bundle, {**plain, "files": dict, "layers": list, "subnets": list})
+    for layer in bundle["layers"]:
+        _check_types(layer, {"layer": str, "features": list})
+    for subnet in bundle["subnets"]:
+        _check_types(subnet, {"file": str, "resolution": int, "weight_bytes": int, "layers": list})
+    if not bundle["layers"] or not bundle["subnets"]:
+        raise ValueError("it has no layers or no subnets")
+    if np.array([layer["features"] for layer in bundle["layers"]], dtype=np.float64).ndim != 2:
+        raise ValueError("'features' are no numbers")
+    for subnet in bundle["subnets"]:
+        if subnet["file"] not in bundle["files"]:
+            raise ValueError(f"{subnet['file']!r} is not among its 'files'")
+        if not all(number in range(len(bundle["layers"])) for number in subnet["layers"]):
+            raise ValueError("'layers' of a subnet are not among its 'layers'")
+
+
+def _check_types(holder: Dict[str, Any], kinds: Dict[str, Type[Any]]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(holder[name], kind):
+            raise TypeError(f"{name!r} is no {kind.__name__}")
 
 
 def _groups(weight_bytes: List[int], rng: Any) -> List[List[int]]:

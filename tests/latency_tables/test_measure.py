@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,9 +166,56 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, content: bytes | None, mes
         load_bundle(str(tmp_path))
 
 
+def _description() -> dict[str, Any]:
+    """That of a bundle of one subnet with one layer."""
+    return {
+        **{"format": "onceforall-latency-bundle", "version": 1, "onceforall": "0.1.0", "space": "one"},
+        **{"num_classes": 10, "batch": 1, "files": {"0000.onnx": "0" * 64}},
+        "layers": [{"layer": "a", "features": [1.0]}],
+        "subnets": [{"file": "0000.onnx", "resolution": 16, "weight_bytes": 4, "layers": [0]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        *((name, ..., f"no '{name}'") for name in ("subnets", "layers", "files", "batch", "space", "num_classes")),
+        ("onceforall", ..., "no 'onceforall'"),
+        ("subnets.0.file", ..., "no 'file'"),
+        ("layers.0.features", ..., "no 'features'"),
+        ("batch", "1", "'batch' is no int"),
+        ("subnets", {}, "'subnets' is no list"),
+        ("subnets", [], "it has no layers or no subnets"),
+        ("subnets", [7], "'int' object is not subscriptable"),
+        ("subnets.0.resolution", "16", "'resolution' is no int"),
+        ("subnets.0.weight_bytes", None, "'weight_bytes' is no int"),
+        ("subnets.0.file", "../other.onnx", "'../other.onnx' is not among its 'files'"),
+        ("layers.0.features", [[1.0]], "'features' are no numbers"),
+        ("subnets.0.layers", [1], "'layers' of a subnet are not among its 'layers'"),
+    ],
+)
+def test_a_description_without_what_is_used_of_it_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, value: object, message: str
+) -> None:
+    description = _description()
+    *parents, last = path.split(".")
+    place: Any = description
+    for name in parents:
+        place = place[int(name) if name.isdigit() else name]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    file = tmp_path / "bundle.json"
+    file.write_text(json.dumps(description))
+    assert measure.main(["--device", "a", "--bundle", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {str(file)!r} is no bundle's description ({message}); copy the bundle again\n"
+    )
+
+
 def test_a_damaged_or_incomplete_bundle_is_refused(tmp_path: Path) -> None:
-    head = {"format": "onceforall-latency-bundle", "version": 1}
-    (tmp_path / "bundle.json").write_text(json.dumps({**head, "files": {"0000.onnx": "0" * 64}}))
+    (tmp_path / "bundle.json").write_text(json.dumps(_description()))
     with pytest.raises(MeasureError, match=r"cannot read '.*0000.onnx'"):
         load_bundle(str(tmp_path))
     (tmp_path / "0000.onnx").write_bytes(b"x")
