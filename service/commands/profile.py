@@ -66,6 +66,7 @@ def profile(
 ) -> None:
     """Write this machine's latency table: the median and spread of every layer that a subnet can need."""
     from latency_tables import measure_module_ms, measure_onnx_ms, profile_space
+    from latency_tables.arguments import check_arguments
     from latency_tables.covering import resolutions_of
     from latency_tables.table import format_of
     from service.commands import table_words as words
@@ -75,14 +76,15 @@ def profile(
     runtime = checked_runtime(runtime)
     wanted = _resolutions(resolutions)
     _check_correct(correct, bundle)
+    check_arguments(device=device, threads=threads, batch=batch, repeats=repeats, warmup=warmup)
+    chosen = _space(space)
+    measured = resolutions_of(chosen, wanted)
     if bundle is not None:
-        _write_bundle(_space(space), bundle, batch, wanted, as_json)
+        _write_bundle(chosen, bundle, batch, wanted, as_json)
         return
     path = out or Path(f"{device}.json")
     format_of(path)
     require_writable(path)
-    chosen = _space(space)
-    measured = resolutions_of(chosen, wanted)
     with progress_bar("timing layers") as progress:
         table = profile_space(
             chosen,

@@ -83,3 +83,23 @@ def test_wrong_numbers_of_subnets_are_refused_before_anything_is_measured(tmp_pa
     with pytest.raises(ConfigError, match="--correct measures here, --bundle elsewhere"):
         profile(tmp_path / "a.json", "--correct", 6, "--bundle", tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bundle", [False, True])
+def test_what_cannot_be_measured_is_refused_before_a_folder_is_made(tmp_path: Path, bundle: bool) -> None:
+    options = ("--bundle", tmp_path / "bundle") if bundle else ()
+    with pytest.raises(ConfigError, match=r"device name 'Bad/Name'; .*threads is -5; .*repeats is 0; .*warmup is -1"):
+        profile(
+            *(tmp_path / "new" / "a.json", "--device", "Bad/Name", "--threads", -5, "--repeats", 0, "--warmup", -1),
+            *options,
+        )
+    with pytest.raises(ConfigError, match="has no resolution 17"):
+        profile(tmp_path / "new" / "a.json", "--resolutions", 17, *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_is_a_path_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["profile", "mobilenet_v3_tiny", "--device", "newdir/x"])
+    assert "device name 'newdir/x'; allowed: " in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
