@@ -166,6 +166,8 @@ def problem_of(fault: Any) -> str:
         return "is missing"
     if fault["type"] == "extra_forbidden":
         return "is not a known field"
+    if fault["type"] == "too_short":
+        return "is empty; at least one is needed"
     return f"is {shown(fault['input'])}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 

@@ -105,7 +105,7 @@ def coverage_words(coverage: Coverage) -> str:
 
 
 def missing_lines(coverage: Coverage, resolutions: Iterable[int]) -> list[str]:
-    """Missing rows: all by name where they are few, else by resolution with the first one's name."""
+    """Missing rows: all by name where they are few, else the first by resolution, and where the rest is."""
     parts = {resolution: coverage.resolutions[resolution] for resolution in resolutions}
     where: dict[str, list[int]] = {}
     for resolution, part in parts.items():
@@ -122,16 +122,16 @@ def missing_lines(coverage: Coverage, resolutions: Iterable[int]) -> list[str]:
             others = f" and {len(part.missing) - 1} more" if len(part.missing) > 1 else ""
             text = f"{len(part.missing)} of {part.needed}: {part.missing[0]}{others}"
             lines += wrapped(f"  {resolution:>4}: ", text)
-    return lines
+    return [*lines, "  (all of them with --json)"]
 
 
 def list_lines(title: str, items: Sequence[str]) -> list[str]:
-    """A title with the number of items, and the first of them, one a line."""
+    """A title with the number of items, the first of them, one a line, and where to find the rest."""
     lines = [f"{title}: {len(items) or 'none'}"]
     for item in items[:NAMED]:
         lines += wrapped("  ", item)
     if len(items) > NAMED:
-        lines.append(f"  and {len(items) - NAMED} more")
+        lines.append(f"  and {len(items) - NAMED} more (all of them with --json)")
     return lines
 
 

@@ -38,7 +38,7 @@ def show(path: TablePath, device: DeviceName = None, as_json: Json = False) -> N
     from service.commands import table_words as words
 
     table = LatencyTable.load(path, device=device)
-    coverage = _coverage(table)
+    coverage = table.coverage(_space(table, path))
     odd = [str(outlier) for outlier in outliers(table)]
     if as_json:
         print_json(
@@ -79,7 +79,7 @@ def validate(
     from service.commands import table_words as words
 
     table = LatencyTable.load(path, device=device)
-    coverage = _coverage(table)
+    coverage = table.coverage(_space(table, path))
     chosen = _chosen(resolutions, coverage)
     missing = {size: coverage.resolutions[size].missing for size in chosen if coverage.resolutions[size].missing}
     odd = [str(outlier) for outlier in outliers(table)]
@@ -182,7 +182,7 @@ def correct(
 
     _check_new(out, force)
     table = LatencyTable.load(path, device=device)
-    found = fitted(table, _space(table), read_measured(measured))
+    found = fitted(table, _space(table, path), read_measured(measured))
     if found.changed:
         found.table.save(out)
     if as_json:
@@ -207,14 +207,15 @@ def _check_new(out: Path, force: bool) -> None:
         raise ConfigError(f"{str(out)!r} exists; replace it with --force, or choose another name")
 
 
-def _space(table: LatencyTable) -> SearchSpace:
+def _space(table: LatencyTable, path: Path) -> SearchSpace:
+    """The space whose layers the table of that path has."""
+    from supernet.errors import ConfigError
     from supernet.spaces import get_space
 
-    return get_space(table.space).with_num_classes(table.num_classes)
-
-
-def _coverage(table: LatencyTable) -> Coverage:
-    return table.coverage(_space(table))
+    try:
+        return get_space(table.space).with_num_classes(table.num_classes)
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r}: {error}") from None
 
 
 def _named(table: LatencyTable) -> dict[str, str | int]:

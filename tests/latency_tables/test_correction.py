@@ -306,7 +306,7 @@ def test_what_is_no_list_of_measured_subnets_is_refused(space: SearchSpace, tmp_
         change(data[0])
         assert expected in refusal(path, data)
     assert "expected a list of objects, got dict" in refusal(path, {})
-    assert "the list is list of 0: list should have at least 1 item" in refusal(path, [])
+    assert "measured subnets: the list is empty; at least one is needed" in refusal(path, [])
     assert "subnet 0 is 1: input should be" in refusal(path, [1])
     assert f"{MAX_SUBNETS + 1}; allowed: at most {MAX_SUBNETS}; leave some out" in refusal(
         path, [1] * (MAX_SUBNETS + 1)

@@ -77,7 +77,7 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
         (change("provenance.date", "2026-02-30"), "provenance.date is '2026-02-30'"),
         (change("provenance.threads", ...), "provenance.threads is missing"),
         (change("provenance.clock", "1 GHz"), "provenance.clock is not a known field"),
-        (change("rows", []), "rows is list of 0: list should have at least 1 item"),
+        (change("rows", []), "rows is empty; at least one is needed; mend"),
         (change("rows", {}), "rows is dict of 0: input should be a valid list"),
         (change("rows.1.median_ms", -1.0), "row 1 '{layer}', median_ms is -1.0: input should be greater than 0"),
         (change("rows.1.median_ms", 0), "row 1 '{layer}', median_ms is 0: input should be greater than 0"),

@@ -171,6 +171,7 @@ def test_very_many_missing_rows_do_not_flood_the_screen(tmp_path: Path) -> None:
     assert missing > 2000
     text = run("validate", path, status=1)
     assert f"missing: {missing}, by resolution" in text
+    assert text.count("  (all of them with --json)\n") == 1
     assert len(text.splitlines()) < 60
     assert len(run_json("validate", path, status=1)["missing"]) == missing
 
@@ -178,6 +179,8 @@ def test_very_many_missing_rows_do_not_flood_the_screen(tmp_path: Path) -> None:
 def test_unknown_rows_and_outliers_are_faults_each_of_its_own(tmp_path: Path) -> None:
     table = make_table()
     extra = replace(table, rows={**table.rows, "conv of nothing": Row(1.0, 0.1, 3)})
+    many = replace(table, rows=table.rows | {f"conv of {number}": Row(1.0, 0.1, 3) for number in range(12)})
+    assert "\n  and 2 more (all of them with --json)\n" in run("show", saved(tmp_path, many))
     text = run("validate", saved(tmp_path, extra), status=1)
     assert "missing: none\nunknown: 1\n  conv of nothing\noutliers: none\nnot valid\n" in text
     slow = next(spec.key for spec in SPACE.all_layers() if spec.op == "mbconv" and spec.kernel == 5 and spec.shortcut)
@@ -195,6 +198,18 @@ def test_validate_can_be_asked_for_some_resolutions_only(ofa_folder: Path) -> No
     assert list(found["missing_by_resolution"]) == ["192"]
     with pytest.raises(ConfigError, match=r"--resolutions: unknown '165', ''; allowed: 128, 132, "):
         run("validate", ofa_folder, "--resolutions", "160,165,")
+
+
+def test_a_table_of_an_unknown_space_is_named_with_its_file(tmp_path: Path) -> None:
+    path = saved(tmp_path, replace(make_table(), space="nope"))
+    write_measured(tmp_path / "measured.json", [MeasuredSubnet(SPACE.smallest(), 1.0)])
+    for arguments in (
+        ("show", path),
+        ("validate", path),
+        ("correct", path, tmp_path / "out.json", "--measured", tmp_path / "measured.json"),
+    ):
+        with pytest.raises(ConfigError, match=r"table.json': unknown search space 'nope'; allowed: "):
+            run(*arguments)
 
 
 # -- convert ---------------------------------------------------------------------------------------------------
