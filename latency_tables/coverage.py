@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from latency_tables.covering import layers_within, resolutions_of
 from supernet.arch import LayerSpec
 from supernet.spaces import SearchSpace
 
@@ -54,11 +54,6 @@ class Coverage:
         """Resolutions of which every subnet can be estimated, ascending."""
         return tuple(resolution for resolution, part in self.resolutions.items() if part.complete)
 
-    @property
-    def usable(self) -> bool:
-        """Whether there is at least one such resolution."""
-        return bool(self.covered)
-
 
 def coverage_of(space: SearchSpace, keys: Collection[str]) -> Coverage:
     """Which of the space's layers are among `keys`."""
@@ -73,14 +68,4 @@ def coverage_of(space: SearchSpace, keys: Collection[str]) -> Coverage:
 
 def layers_by_resolution(space: SearchSpace) -> dict[int, list[LayerSpec]]:
     """Every different layer that some subnet of a resolution needs, sorted, by resolution (ascending)."""
-    gene = next(number for number, dim in enumerate(space.dimensions) if dim.kind == "resolution")
-    found: dict[int, set[LayerSpec]] = {int(value): set() for value in space.dimensions[gene].choices}
-    for site in space.sites:
-        elastic = gene in site.genes
-        for values in itertools.product(*(space.dimensions[number].choices for number in site.genes)):
-            spec = site.lower(*values)
-            if spec is not None:
-                where = [int(values[site.genes.index(gene)])] if elastic else found
-                for resolution in where:
-                    found[resolution].add(spec)
-    return {resolution: sorted(layers) for resolution, layers in found.items()}
+    return {resolution: layers_within(space, (resolution,)) for resolution in resolutions_of(space)}

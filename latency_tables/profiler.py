@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import copy
 import datetime
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -145,10 +143,10 @@ def measure_module_ms(
     warmup: int = 3,
     rounds: int = 3,
 ) -> Row:
-    """Measure a whole network (or any module) as `profile_space` measures layers.
+    """Measure a whole network (or any module) by itself, in the same state and threads as `profile_space` does layers.
 
-    Other programs can only add to the time, often for longer than one round lasts; so the round with the least median
-    counts.
+    Not the same statistic: a row of a table is the median over all rounds, this the least median of a few. Other
+    programs can only add to the time, often for longer than one round lasts.
 
     Args:
         module: a network; a copy of it is run, in evaluation mode and channels_last.
@@ -179,8 +177,8 @@ def measure_module_ms(
 
 def this_machine() -> dict[str, str | int]:
     """What a table says about the machine: CPU model, architecture, usable cores, torch's version."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"cpu": _cpu_model(), "machine": platform.machine() or "unknown", "cores": cores, "torch": version("torch")}
+    facts = measure.this_device()
+    return {name: facts[name] for name in ("cpu", "machine", "cores")} | {"torch": version("torch")}
 
 
 def timed_pass(layers: Sequence[nn.Module], images: torch.Tensor) -> list[int]:
@@ -235,14 +233,3 @@ def torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name" and value.strip():
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"

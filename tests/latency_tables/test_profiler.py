@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import latency_tables
-from latency_tables import LatencyTable, measure_module_ms, profile_space, this_machine
+from latency_tables import LatencyTable, measure, measure_module_ms, profile_space, this_machine
 from latency_tables.covering import layers_within, resolutions_of
 from supernet import Subnet, get_space
 from supernet.errors import ConfigError
@@ -122,6 +122,12 @@ def test_this_machine_is_described() -> None:
     assert isinstance(machine["cores"], int)
     assert machine["cores"] >= 1
     assert machine["cpu"]
+
+
+def test_this_machine_is_named_as_a_bundle_would_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of ARM boards included."""
+    monkeypatch.setattr(measure, "_cpu_model", lambda: "BCM2711")
+    assert this_machine()["cpu"] == "BCM2711"
 
 
 def test_the_package_knows_no_other_names() -> None:
