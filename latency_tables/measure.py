@@ -112,6 +112,7 @@ def measure(
     warmup: int = 3,
     seed: int = 0,
     progress: Optional[Callable[[int, int], None]] = None,
+    say: Optional[Callable[[str], None]] = None,
 ) -> Tuple[Dict[str, Any], float]:
     """Measure a bundle.
 
@@ -126,6 +127,7 @@ def measure(
         warmup: rounds before them.
         seed: of the images and the order.
         progress: called with (rounds done, rounds in all).
+        say: called with a line for people at the start, how much it is, and after the first round, how long it takes.
 
     Returns:
         The table as plain JSON types; and the median relative error of subnets that were left out of the fit.
@@ -147,14 +149,19 @@ def measure(
     groups = _groups([subnet["weight_bytes"] for subnet in subnets], rng)
     rounds = len(groups) * (warmup + repeats)
     done = 0
+    if say is not None:
+        say(work_words(len(subnets), warmup + repeats, 1 + PASSES))
     for group in groups:
         sessions = {number: open_session(str(Path(folder) / subnets[number]["file"]), threads) for number in group}
         for turn in range(-warmup, repeats):
+            began = time.perf_counter()
             for number in rng.permutation(group):
                 times = visit_ms(sessions[number], images[subnets[number]["resolution"]])
                 if turn >= 0:
                     passes[turn, number] = times
             done += 1
+            if say is not None and done == 1:
+                say(duration_words((time.perf_counter() - began) * rounds))
             if progress is not None:
                 progress(done, rounds)
         del sessions
@@ -199,6 +206,19 @@ def measure(
         ],
     }
     return table, error
+
+
+def work_words(subnets: int, rounds: int, passes: int) -> str:
+    """How much a measurement is, for people."""
+    return f"{subnets} subnets x {rounds} rounds x {passes} passes: {subnets * rounds * passes} passes in all"
+
+
+def duration_words(seconds: float) -> str:
+    """How long a measurement will take, for people."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.0f} {unit} in all, by the first round"
+    return f"about {max(1.0, seconds):.0f} s in all, by the first round"
 
 
 def load_bundle(folder: str) -> Tuple[Dict[str, Any], str]:
@@ -307,7 +327,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         _check(chosen.device, chosen.threads, chosen.repeats, chosen.warmup)
         table, left_out = measure(
-            chosen.bundle, chosen.device, chosen.threads, chosen.repeats, chosen.warmup, progress=_show
+            chosen.bundle, chosen.device, chosen.threads, chosen.repeats, chosen.warmup, progress=_show, say=_say
         )
         partial = path.with_name(f".{path.name}.tmp")
         partial.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
@@ -400,6 +420,10 @@ def _cpu_model() -> str:
 
 def _show(done: int, total: int) -> None:
     print(f"\r{done} of {total} rounds", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -53,13 +53,14 @@ def profile_onnx(
     seed: int = 0,
     resolutions: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> LatencyTable:
     """Measure the layers of a space in ONNX Runtime; arguments as of `profile_space`, which calls this."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "bundle"
         write_bundle(space, folder, batch=batch, resolutions=resolutions, seed=seed)
         try:
-            document, _ = measure.measure(str(folder), device, threads, repeats, warmup, seed, progress)
+            document, _ = measure.measure(str(folder), device, threads, repeats, warmup, seed, progress, say)
         except measure.MeasureError as error:
             raise TableError(str(error)) from None
     return LatencyTable.parse(json.dumps(document).encode(), "json")

@@ -56,6 +56,7 @@ def profile_space(
     runtime: str = TORCH,
     resolutions: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> LatencyTable:
     """Measure every layer of the space on this machine, in float32.
 
@@ -73,6 +74,7 @@ def profile_space(
         runtime: ``torch-eager`` or ``onnxruntime``.
         resolutions: of the input images, pixels, whose layers to measure; none: all of the space.
         progress: called with (rounds done, rounds in all) after every round.
+        say: called with a line for people at the start, how much it is, and after the first round, how long it takes.
 
     Returns:
         A table that covers the whole space, or the chosen resolutions.
@@ -95,6 +97,7 @@ def profile_space(
             seed=seed,
             resolutions=resolutions,
             progress=progress,
+            say=say,
         )
     rng = np.random.default_rng(seed)
     chains = [space.layers(config) for config in space.decode(covering_genotypes(space, rng, resolutions))]
@@ -106,8 +109,11 @@ def profile_space(
         )
         for chain in chains
     }
+    if say is not None:
+        say(measure.work_words(len(chains), warmup + repeats, PASSES))
     with torch_threads(threads), torch.inference_mode():
         for done in range(1, warmup + repeats + 1):
+            began = time.perf_counter()
             for number in rng.permutation(len(chains)):
                 chain = chains[number]
                 layers = [modules[spec] for spec in chain]
@@ -116,6 +122,8 @@ def profile_space(
                     if turn and done > warmup:
                         for spec, start, end in zip(chain, marks, marks[1:], strict=False):
                             samples[spec].append(end - start)
+            if say is not None and done == 1:
+                say(measure.duration_words((time.perf_counter() - began) * (warmup + repeats)))
             if progress is not None:
                 progress(done, warmup + repeats)
     provenance = Provenance(

@@ -96,6 +96,7 @@ def profile(
             runtime=runtime,
             resolutions=wanted,
             progress=progress,
+            say=lambda line: typer.echo(line, err=True),
         )
     table.save(path)
     corrected = _correct(table, chosen, path, correct, wanted) if correct else None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,10 @@ def test_a_device_with_onnxruntime_alone_makes_a_table(small: Path, tmp_path: Pa
     assert set(table.rows) == {spec.key for spec in expected}
     assert f"{len(expected)} layers of mobilenet_v3_tiny on 'pixel6' -> pixel6.json" in done.stdout
     assert "left-out subnets: median error" in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[0].endswith(f" subnets x 3 rounds x 5 passes: {15 * int(lines[0].split()[0])} passes in all")
+    assert re.fullmatch(r"about \d+ (s|min) in all, by the first round", lines[1])
+    assert "1 of 3 rounds" in lines[2:]
     assert (table.device, table.space, table.num_classes) == ("pixel6", "mobilenet_v3_tiny", 5)
     provenance = table.provenance
     assert (provenance.runtime, provenance.threads, provenance.batch) == ("onnxruntime", 2, 1)

@@ -146,6 +146,12 @@ def test_the_script_is_python_of_3_8_and_needs_numpy_and_onnxruntime_only() -> N
     assert names - standard - {"time", "typing"} == {"numpy", "onnxruntime"}
 
 
+def test_the_work_and_its_duration_are_told_in_round_numbers() -> None:
+    assert measure.work_words(1602, 33, 5) == "1602 subnets x 33 rounds x 5 passes: 264330 passes in all"
+    told = [measure.duration_words(seconds) for seconds in (0.2, 100, 130, 7100, 7300)]
+    assert told == [f"about {time} in all, by the first round" for time in ("1 s", "100 s", "2 min", "118 min", "2 h")]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -66,10 +66,15 @@ def test_threads_and_the_global_generator_are_left_as_they_were() -> None:
     state = torch.get_rng_state()
     rounds: list[tuple[int, int]] = []
     measure_module_ms(module, (1, 3, 8, 8), threads=1, repeats=2)
-    profile_space(space, device="a", threads=1, repeats=1, warmup=1, progress=lambda *done: rounds.append(done))
+    lines: list[str] = []
+    profile_space(
+        space, device="a", threads=1, repeats=1, warmup=1, progress=lambda *done: rounds.append(done), say=lines.append
+    )
     assert torch.get_num_threads() == 2
     assert torch.equal(torch.get_rng_state(), state)
     assert rounds == [(1, 2), (2, 2)]
+    assert lines[0] == "45 subnets x 2 rounds x 3 passes: 270 passes in all"
+    assert [line.endswith(" in all, by the first round") for line in lines[1:]] == [True]
 
 
 def test_threads_are_restored_after_a_failure() -> None:

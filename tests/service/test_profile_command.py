@@ -54,6 +54,7 @@ def test_the_table_before_and_the_measured_subnets_are_kept(tmp_path: Path, monk
 
 def test_people_read_the_error_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latency_tables.correct", half_as_fast)
+    profile(tmp_path / "b.json", error="18 subnets x 1 rounds x 3 passes: 54 passes in all\nabout ")
     text = profile(tmp_path / "a.json", "--correct", 8, error="these differ much: other programs were busy")
     assert "rows: times 2, " in text
     assert "median error of 8 whole subnets: 50.00 %\ncorrected, each left out of its fit: 0.00 %" in text
