@@ -4,14 +4,14 @@ Command: python benchmarks/latency_prediction.py [--runtimes torch-eager onnxrun
          [--correct 20]
 Result:  benchmarks/results/latency_prediction/RUNTIME.json, one a runtime, and latency_prediction.svg of all there are.
 
-As a user gets it: the table is measured first, with `profile_space` as `onceforall profile` calls it, then, without
-taking turns, whole subnets, drawn at random by another seed. A machine that changes its speed in between spoils the
-comparison, as it would spoil a user's. Whole subnets are measured in rounds, in a new random order each, with the same
-statistic as the runtime's rows: in torch, both passes after one that warms the caches count; in ONNX Runtime, the
-quickest of four does; a subnet's latency is the median over rounds. Odd and even rounds, compared with each other, say
-below what error no table can be found. The plain baseline is latency in proportion to MACs, fitted to the very subnets
-that it predicts. With `--correct N`, the table is also corrected as `onceforall profile --correct N` does, with N other
-subnets that are measured, by themselves, before the unseen ones.
+The table is measured with `profile_space` as `onceforall profile` calls it, and in turn with each of its rounds whole
+subnets are, drawn at random by another seed: one after the other, the machine's own changes of speed within a minute
+(10 % and more on a shared one) would be taken for errors of the table. Whole subnets are measured in a new random order
+each round, with the same statistic as the runtime's rows: in torch, both passes after one that warms the caches count;
+in ONNX Runtime, the quickest of four does; a subnet's latency is the median over rounds. Odd and even rounds, compared
+with each other, say below what error no table can be found. The plain baseline is latency in proportion to MACs, fitted
+to the very subnets that it predicts. With `--correct N`, the table is also corrected as `onceforall profile --correct
+N` does, with N other subnets, measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ from scipy.stats import spearmanr
 
 from latency_tables import (
     LatencyTable,
+    SubnetTimer,
     correct,
     macs,
-    measured_subnets,
     profile_space,
     random_subnets,
     this_machine,
-    time_subnets,
 )
 from latency_tables.profiler import RUNTIMES
 from service.commands.table_words import corrected_facts
@@ -88,31 +87,37 @@ def main() -> None:
 
 
 def compare(runtime: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Profile, then measure unseen subnets, then compare."""
+    """Profile, measuring unseen subnets and those to correct with between the rounds; then compare."""
     space = get_space(arguments.space)
-    started = time.monotonic()
-    table = profile_space(
-        space,
-        device="this-cpu",
-        runtime=runtime,
-        threads=arguments.threads,
-        batch=arguments.batch,
-        repeats=arguments.repeats,
-        resolutions=arguments.resolutions,
-        seed=arguments.seed,
-    )
-    seconds = time.monotonic() - started
-    how = {name: getattr(arguments, name) for name in ("threads", "batch", "repeats", "seed")}
     configs, others = (
         random_subnets(space, count, np.random.default_rng(seed + arguments.seed), arguments.resolutions)
         for seed, count in ((1000, arguments.subnets), (2000, arguments.correct))
     )
     others = [config for config in others if config not in configs]
-    found = None
-    if others:
-        found = correct(table, space, measured_subnets(others, time_subnets(space, others, runtime=runtime, **how)))
+    how = {"runtime": runtime, "threads": arguments.threads, "batch": arguments.batch, "seed": arguments.seed}
+    unseen, to_correct = (SubnetTimer(space, some, **how) for some in (configs, others))
+    started = time.monotonic()
+    spent = 0.0
+
+    def between(done: int, total: int) -> None:
+        nonlocal spent
+        start = time.monotonic()
+        for timer in (unseen, to_correct):
+            timer.round(counts=done > total - arguments.repeats)
+        spent += time.monotonic() - start
+
+    table = profile_space(
+        space,
+        device="this-cpu",
+        repeats=arguments.repeats,
+        resolutions=arguments.resolutions,
+        progress=between,
+        **how,
+    )
+    seconds = time.monotonic() - started - spent
+    found = correct(table, space, to_correct.measured()) if others else None
     estimated = np.array([table.estimate_ms(space, config) for config in configs])
-    rounds = time_subnets(space, configs, runtime=runtime, **how)
+    rounds = unseen.rounds_ms
     measured = np.median(rounds, axis=(0, 2))
     counted = np.array([macs(space.layers(config)) for config in configs], dtype=float)
     corrected: dict[str, Any] = {}

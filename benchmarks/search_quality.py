@@ -67,7 +67,7 @@ RESULT = Path(__file__).parent / "results" / "search_quality.json"
 DEVICE = "note10"
 METRIC = f"latency_ms@{DEVICE}"
 BEST_KNOWN = {15.0: 0.7880, 20.0: 0.8079, 25.0: 0.8222, 30.0: 0.8306, 35.0: 0.8368}
-"""Latency in ms -> greatest predicted accuracy that any search of ours or of others is known to have found."""
+"""Latency in ms -> greatest predicted accuracy that any search was known to have found before these runs."""
 MILLION_MACS = (150.0, 250.0, 350.0, 450.0, 600.0)
 REFUSED = ((DEVICE, 9.0), (DEVICE, 12.0), ("flops", 90.0), ("flops", 120.0))
 """Limits below the reference's range; of each pair the first cannot be met at all."""

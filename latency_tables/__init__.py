@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from latency_tables.bundle import write_bundle
     from latency_tables.onnx_profiler import measure_onnx_ms
     from latency_tables.profiler import measure_module_ms, profile_space, this_machine
-    from latency_tables.whole import measured_subnets, random_subnets, time_subnets
+    from latency_tables.whole import SubnetTimer, random_subnets
 
 __all__ = [
     "COUNTS",
@@ -55,13 +55,13 @@ __all__ = [
     "Row",
     "RowRatio",
     "SpaceCosts",
+    "SubnetTimer",
     "TableComparison",
     "compare",
     "correct",
     "macs",
     "measure_module_ms",
     "measure_onnx_ms",
-    "measured_subnets",
     "outliers",
     "params",
     "parse_table",
@@ -71,19 +71,17 @@ __all__ = [
     "read_measured",
     "size_bytes",
     "this_machine",
-    "time_subnets",
     "write_bundle",
     "write_measured",
 ]
 
 _LAZY = {
+    "SubnetTimer": "latency_tables.whole",
     "measure_module_ms": "latency_tables.profiler",
     "measure_onnx_ms": "latency_tables.onnx_profiler",
-    "measured_subnets": "latency_tables.whole",
     "profile_space": "latency_tables.profiler",
     "random_subnets": "latency_tables.whole",
     "this_machine": "latency_tables.profiler",
-    "time_subnets": "latency_tables.whole",
     "write_bundle": "latency_tables.bundle",
 }
 

@@ -47,68 +47,70 @@ def random_subnets(
     return found
 
 
-def time_subnets(
-    space: SearchSpace,
-    configs: Sequence[SubnetConfig],
-    *,
-    runtime: str = TORCH,
-    threads: int = 1,
-    batch: int = 1,
-    repeats: int = 30,
-    warmup: int = 3,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Floats:
-    """Time whole subnets in rounds, each of which visits all in a new random order.
+class SubnetTimer:
+    """Times whole subnets in rounds, each of which visits all in a new random order.
 
     A visit gives what a row of the runtime's tables is made of: in torch, all passes after one that warms the caches;
-    in ONNX Runtime, the quickest of a few. All networks are in memory together.
+    in ONNX Runtime, the quickest of a few. All networks are in memory together. Rounds in turn with those of
+    `profile_space` (its `progress` is called between them) measure both on the same machine, whatever its speed does.
 
     Args:
         space: the subnets' space, with its number of classes.
         configs: the subnets.
         runtime: ``torch-eager`` or ``onnxruntime``.
-        threads: the runtime's threads; torch's are restored afterwards.
+        threads: the runtime's threads; torch's are restored after every round.
         batch: images a forward pass.
-        repeats: timed rounds.
-        warmup: rounds before them.
         seed: of the weights, the images and the order.
-        progress: called with (rounds done, rounds in all) after every round.
-
-    Returns:
-        Latencies in ms, (repeats, subnets, passes).
 
     Raises:
         ConfigError: an argument is out of range; all faults in one message.
         MissingPackageError: the runtime is not installed.
     """
-    if runtime not in RUNTIMES:
-        raise ConfigError(one_of("runtime", runtime, list(RUNTIMES)))
-    check_arguments(threads=threads, batch=batch, repeats=repeats, warmup=warmup)
-    rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        visits = [_visit(Subnet(space, config).eval(), runtime, threads, batch, rng) for config in configs]
-    rounds = []
-    with torch_threads(threads), torch.inference_mode():
-        for done in range(1, warmup + repeats + 1):
-            times: list[list[float]] = [[] for _ in visits]
-            for number in rng.permutation(len(visits)):
-                times[number] = visits[number]()
-            if done > warmup:
-                rounds.append(times)
-            if progress is not None:
-                progress(done, warmup + repeats)
-    return np.array(rounds)
 
+    def __init__(
+        self,
+        space: SearchSpace,
+        configs: Sequence[SubnetConfig],
+        *,
+        runtime: str = TORCH,
+        threads: int = 1,
+        batch: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if runtime not in RUNTIMES:
+            raise ConfigError(one_of("runtime", runtime, list(RUNTIMES)))
+        check_arguments(threads=threads, batch=batch)
+        self._configs = list(configs)
+        self._threads = threads
+        self._rng = np.random.default_rng(seed)
+        self._rounds: list[list[list[float]]] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._visits = [
+                _visit(Subnet(space, config).eval(), runtime, threads, batch, self._rng) for config in configs
+            ]
 
-def measured_subnets(configs: Sequence[SubnetConfig], rounds: Floats) -> list[MeasuredSubnet]:
-    """The subnets with the median and spread over all that `time_subnets` returned."""
-    low, middle, high = np.quantile(rounds, (0.25, 0.5, 0.75), axis=(0, 2))
-    return [
-        MeasuredSubnet(config, round(float(ms), 6), round(float(spread), 6))
-        for config, ms, spread in zip(configs, middle, (high - low) / 2, strict=True)
-    ]
+    def round(self, *, counts: bool = True) -> None:
+        """Visit every subnet; `counts` is false in a round that only warms up."""
+        times: list[list[float]] = [[] for _ in self._visits]
+        with torch_threads(self._threads), torch.inference_mode():
+            for number in self._rng.permutation(len(self._visits)):
+                times[number] = self._visits[number]()
+        if counts:
+            self._rounds.append(times)
+
+    @property
+    def rounds_ms(self) -> Floats:
+        """Latencies in ms, (rounds that count, subnets, passes)."""
+        return np.array(self._rounds)
+
+    def measured(self) -> list[MeasuredSubnet]:
+        """The subnets with the median and spread over all rounds that count."""
+        low, middle, high = np.quantile(self.rounds_ms, (0.25, 0.5, 0.75), axis=(0, 2))
+        return [
+            MeasuredSubnet(config, round(float(ms), 6), round(float(spread), 6))
+            for config, ms, spread in zip(self._configs, middle, (high - low) / 2, strict=True)
+        ]
 
 
 def _visit(

@@ -12,11 +12,16 @@ from service.commands.output import Json, print_json, progress_bar
 from supernet.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
-    from latency_tables import Corrected, LatencyTable
+    from latency_tables import Corrected, LatencyTable, MeasuredSubnet, SubnetTimer
     from supernet.spaces import SearchSpace
 
 SUSPICIOUS = 0.25
 """Relative difference between a sum of layers and the whole subnet at which a disturbance is likely; usual is 0.05."""
+
+_TO_CORRECT = {"torch-eager": 20, "onnxruntime": 0}
+"""Whole subnets that a table is corrected with. Sums of torch's rows are 6 to 8 % off without it and 2 to 3 % with
+it; those of ONNX Runtime are fitted to whole subnets anyway, and half a percent off
+(benchmarks/latency_prediction.py)."""
 
 _CORRECTION_SEED = 1
 """Of the subnets that a table is corrected with."""
@@ -55,13 +60,13 @@ def profile(
         typer.Option(help="Measure nothing; write a folder that measures on a device with ONNX Runtime only."),
     ] = None,
     correct: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Also measure this many random whole subnets and fit the table to them; they and the table before "
-            "are kept beside it.  [default: none]",
+            f"are kept beside it. 0: none.  [default: {_TO_CORRECT['torch-eager']} for torch, else none]",
             show_default=False,
         ),
-    ] = 0,
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write this machine's latency table: the median and spread of every layer that a subnet can need."""
@@ -75,7 +80,8 @@ def profile(
 
     runtime = checked_runtime(runtime)
     wanted = _resolutions(resolutions)
-    _check_correct(correct, bundle)
+    _check_correct(correct or 0, bundle)
+    correct = _TO_CORRECT[runtime] if correct is None else correct
     check_arguments(device=device, threads=threads, batch=batch, repeats=repeats, warmup=warmup)
     chosen = _space(space)
     measured = resolutions_of(chosen, wanted)
@@ -85,7 +91,14 @@ def profile(
     path = out or Path(f"{device}.json")
     format_of(path)
     require_writable(path)
+    timer = _timer(chosen, correct, measured, runtime, threads, batch) if correct else None
     with progress_bar("timing layers") as progress:
+
+        def round_done(done: int, total: int) -> None:
+            if timer is not None:
+                timer.round(counts=done > warmup)
+            progress(done, total)
+
         table = profile_space(
             chosen,
             device=device,
@@ -95,11 +108,11 @@ def profile(
             warmup=warmup,
             runtime=runtime,
             resolutions=wanted,
-            progress=progress,
+            progress=round_done,
             say=lambda line: typer.echo(line, err=True),
         )
     table.save(path)
-    corrected = _correct(table, chosen, path, correct, wanted) if correct else None
+    corrected = _correct(table, chosen, path, timer.measured()) if timer is not None else None
     table = corrected.table if corrected else table
     configs = {
         "smallest": replace(chosen.smallest(), resolution=measured[0]),
@@ -155,33 +168,22 @@ def _check_correct(count: int, bundle: Path | None) -> None:
         raise ConfigError("--correct measures here, --bundle elsewhere, and fits to whole subnets anyway; give one")
 
 
-def _correct(
-    table: LatencyTable, space: SearchSpace, path: Path, count: int, resolutions: tuple[int, ...]
-) -> Corrected:
-    """Measure subnets as the table was measured, and correct it; what it was made of is kept beside the table."""
+def _timer(
+    space: SearchSpace, count: int, resolutions: tuple[int, ...], runtime: str, threads: int, batch: int
+) -> SubnetTimer:
+    """Whole subnets that are timed as the table is and in turn with it, so that both are of the same moments."""
     import numpy as np
 
-    from latency_tables import correct, measured_subnets, random_subnets, time_subnets, write_measured
+    from latency_tables import SubnetTimer, random_subnets
 
-    how = table.provenance
-    assert how.runtime is not None
-    assert how.threads is not None
-    assert how.batch is not None
-    assert how.repeats is not None
-    assert how.warmup is not None
     configs = random_subnets(space, count, np.random.default_rng(_CORRECTION_SEED), resolutions)
-    with progress_bar("timing subnets") as progress:
-        rounds = time_subnets(
-            space,
-            configs,
-            runtime=how.runtime,
-            threads=how.threads,
-            batch=how.batch,
-            repeats=how.repeats,
-            warmup=how.warmup,
-            progress=progress,
-        )
-    measured = measured_subnets(configs, rounds)
+    return SubnetTimer(space, configs, runtime=runtime, threads=threads, batch=batch)
+
+
+def _correct(table: LatencyTable, space: SearchSpace, path: Path, measured: list[MeasuredSubnet]) -> Corrected:
+    """Correct the table; the subnets, and what the corrected table was made of, are kept beside it."""
+    from latency_tables import correct, write_measured
+
     write_measured(path.with_name(f"{path.stem}.measured.json"), measured)
     found = correct(table, space, measured)
     if found.changed:
