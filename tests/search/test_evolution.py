@@ -260,8 +260,9 @@ def test_a_predictor_or_table_of_another_space_is_refused(tiny: SearchSpace, toy
         EvolutionarySearch(tiny, Oracle(toy))
     with pytest.raises(TableError, match=r"'toy_for_search'.*'mobilenet_v3_tiny'"):
         EvolutionarySearch(tiny, Oracle(tiny), {"phone": formula_table(toy)})
+    more = tiny.with_num_classes(100)
     with pytest.raises(TableError, match=r"of 'phone' is for 10 classes, not for the 100 of 'mobilenet_v3_tiny' here"):
-        EvolutionarySearch(tiny.with_num_classes(100), Oracle(tiny), {"phone": formula_table(tiny)})
+        EvolutionarySearch(more, Oracle(more), {"phone": formula_table(tiny)})
 
 
 def test_all_wrong_settings_are_named_together(tiny: SearchSpace) -> None:
