@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from supernet.training.data import TrainingData
     from supernet.training.metrics import Display
 
-DEFAULT_EPOCHS = {"digits": 23, "fashion-mnist": 24, "cifar10": 60, "folder": 60}
+DEFAULT_EPOCHS = {"digits": 20, "fashion-mnist": 20, "cifar10": 50, "folder": 50}
 
 
 def train(
@@ -47,7 +47,7 @@ def train(
         typer.Option(help="Go on in this run folder; all settings but --workers and --skip-corrupt are its own."),
     ] = None,
     epochs: Annotated[
-        str, typer.Option(help="In all (23), or a stage: largest=8,kernel=2,depth1=1,depth2=2,width1=1,width2=9.")
+        str, typer.Option(help="In all, or a stage of progressive shrinking: largest=8,kernel=2,depth2=3,width2=10.")
     ] = "",
     learning_rates: Annotated[str, typer.Option(help="Those that differ, a stage: largest=0.1,kernel=0.05.")] = "",
     batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: the preset's]")] = None,

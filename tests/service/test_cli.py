@@ -92,7 +92,9 @@ def test_help_imports_nothing_heavy() -> None:
 def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> None:
     run, config, out = tmp_path / "run", tmp_path / "subnet.json", tmp_path / "subnet"
     stages = "largest=1,kernel=1,depth1=1,depth2=1,width1=1,width2=1"
-    trained = _onceforall("train", "--run", run, "--epochs", stages, "--batch-size", 256, "--json")
+    trained = _onceforall(
+        *("train", "--run", run, "--recipe", "progressive", "--epochs", stages, "--batch-size", 256, "--json")
+    )
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["weights_sha256"] == sha256_file(run / "supernet.safetensors")
     fitted = _onceforall("predictor", run, "--count", 30, "--json")
@@ -192,9 +194,9 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     ("options", "text"),
     [
         (("--epochs", "largest=ten"), "--epochs: 'largest=ten' is not STAGE=NUMBER"),
-        (("--epochs", "biggest=10"), "'progressive-sandwich' has no stage biggest; its stages are largest, kernel"),
-        (("--epochs", "3"), "3 epochs for 6 stages"),
-        (("--learning-rates", "progressive-sandwich=-1"), "learning rate of stage largest is -1.0"),
+        (("--epochs", "biggest=10"), "recipe 'sandwich' has no stage biggest; its stages are sandwich"),
+        (("--recipe", "progressive", "--epochs", "3"), "3 epochs for 6 stages"),
+        (("--learning-rates", "sandwich=-1"), "learning rate of stage sandwich is -1.0"),
         (("--batch-size", "5000"), "fewer than one batch of 5000"),
         (("--data", "folder"), "an image folder needs --data-root"),
         (("--epochs", "\u00b2"), "is not STAGE=NUMBER"),

@@ -66,7 +66,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_damaged_images_stop_the_training_or_are_left_out_and_named(pictures: Path, tmp_path: Path) -> None:
     options = ("--data", "folder", "--data-root", pictures, "--run", tmp_path / "run", "--batch-size", 8)
-    options += ("--epochs", "largest=1", "--calibration-images", 8, "--workers", 0)
+    options += ("--recipe", "progressive", "--epochs", "largest=1", "--calibration-images", 8, "--workers", 0)
     refused = _train(*options)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
