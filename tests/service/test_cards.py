@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import SPACE
+from small_service import SPACE
 
 from latency_tables import macs, params
 from service.cards import describe, measured_part

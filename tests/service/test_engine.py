@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from conftest import small_settings
+from small_service import small_settings
 from sqlalchemy.orm import Session
 
 from service import jobs

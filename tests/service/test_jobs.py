@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import serving, small_settings
+from small_service import serving, small_settings
 
 from service.client import Client, ServiceError
 from service.domain import JobState

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import SPACE, make_table, small_settings
+from small_service import SPACE, make_table, small_settings
 
 from service.client import Client, ServiceError
 from service.settings import Settings

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from conftest import SPACE, serving, small_settings
 from fastapi import FastAPI
+from small_service import SPACE, serving, small_settings
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 

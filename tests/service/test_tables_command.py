@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import SPACE, make_table
+from small_service import SPACE, make_table
 from typer.testing import CliRunner
 
 from latency_tables import LatencyTable, MeasuredSubnet, Row, compare, write_measured
