@@ -51,7 +51,7 @@ from supernet.files import write_json
 from supernet.layers.batch_norm import batch_norm
 from supernet.layers.depthwise import depthwise_conv2d
 from supernet.layers.squeeze_excite import squeeze_excite
-from supernet.training.memory import keep_freed_memory
+from supernet.memory import keep_freed_memory
 
 RESULT = Path(__file__).parent / "results" / "reference_speed.json"
 SPACE, SEED, BATCH, RESOLUTION = "mobilenet_v3_w1.0", 0, 32, 128
@@ -250,9 +250,9 @@ def ours(task: str, side: str) -> Action:
         kernels.usable = lambda _: False
     tiny = task.startswith("tiny")
     net = Supernet(get_space(TINY if tiny else SPACE))
+    if side != "memory_not_kept":
+        keep_freed_memory()  # as the trainer and the commands do
     if tiny or task.startswith("training"):
-        if side != "memory_not_kept":
-            keep_freed_memory()  # as the trainer does
         net.to(memory_format=torch.channels_last)
         batch = images(TINY_BATCH, TINY_RESOLUTION) if tiny else images(BATCH)
         batch = batch.contiguous(memory_format=torch.channels_last)

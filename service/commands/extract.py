@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.data_options import SkipCorrupt, Workers, named_files
-from service.commands.output import Json, Threads, millions, percent, print_json, use_threads
+from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json
 from service.commands.profile import RUNTIMES, Runtime, checked_runtime
 from supernet.errors import ConfigError, one_of
 
@@ -35,7 +35,7 @@ def extract(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} is not an empty folder; choose another with --out, or remove it")
-    use_threads(threads)
+    prepare_torch(threads)
     folder = RunFolder(run)
     config = _read_config(subnet, folder.space)
     measured = measure_subnet(folder.load_supernet(), config, folder.images())
@@ -104,7 +104,7 @@ def evaluate(
         raise ConfigError("--runtime onnxruntime classifies on the CPU; leave out --device cuda")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() and not onnx else "cpu"
-    use_threads(threads)
+    prepare_torch(threads)
     subnet = load_subnet(path)
     size = largest_resolution(subnet.space) if isinstance(subnet, Subnet) else subnet.resolution
     folder = FolderOptions(None, workers, skip_corrupt)

@@ -15,12 +15,19 @@ Threads = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
-def use_threads(number: int) -> None:
-    """Set torch's threads for the rest of the process; 0: leave its own choice. Results can differ in the last bit."""
+def prepare_torch(threads: int) -> None:
+    """Make torch ready for the networks that a command runs, for the rest of the process.
+
+    Args:
+        threads: torch's threads; 0: leave its own choice. Results can differ in the last bit.
+    """
     import torch
 
-    if number:
-        torch.set_num_threads(number)
+    from supernet.memory import keep_freed_memory
+
+    keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def print_json(value: Any) -> None:

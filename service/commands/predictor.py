@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.output import Json, Threads, print_json, print_table, progress_bar, use_threads
+from service.commands.output import Json, Threads, prepare_torch, print_json, print_table, progress_bar
 
 
 def predictor(
@@ -33,7 +33,7 @@ def predictor(
     from supernet.runs import RunFolder
     from supernet.training.processes import joined
 
-    use_threads(threads)
+    prepare_torch(threads)
     require_enough(count)
     folder = RunFolder(run)
     net, pack = folder.load_supernet(), folder.images()

@@ -20,6 +20,7 @@ from supernet.errors import ConfigError, DataError, RunBusyError, writing
 from supernet.evaluation import measure_subnet
 from supernet.files import read_json, sha256_file, write_json
 from supernet.images import prepare
+from supernet.memory import keep_freed_memory
 from supernet.network import Supernet
 from supernet.runs import FORMAT, IMAGES, MANIFEST, WEIGHTS, RunFolder
 from supernet.spaces import SearchSpace, get_space
@@ -35,7 +36,6 @@ from supernet.training.checkpoint import (
 )
 from supernet.training.data import TrainingData
 from supernet.training.distillation import label_loss, teacher_loss
-from supernet.training.memory import keep_freed_memory
 from supernet.training.metrics import Display, MetricsWriter, Silence
 from supernet.training.processes import Processes
 from supernet.training.same_images import require_same_images

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from supernet.training.memory import keep_freed_memory
+from supernet.memory import keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
-from supernet.training.memory import keep_freed_memory
+from supernet.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 step = lambda: [torch.ones(2_000_000) for _ in range(20)]
