@@ -1,6 +1,6 @@
 """How fast are training, calibration and extraction on a CPU, beside the authors' own package?
 
-Command: python benchmarks/reference_speed.py   (447 seconds on a busy machine; needs the development extra)
+Command: python benchmarks/reference_speed.py   (264 seconds on a quiet machine; needs the development extra)
 Result:  benchmarks/results/reference_speed.json, printed as a table.
 
 Space mobilenet_v3_w1.0 with 1000 classes, float32, random images and weights, seed 0. Each side has a process of its
