@@ -7,11 +7,11 @@ Result:  benchmarks/results/latency_prediction/RUNTIME.json, one a runtime, and 
 The table is measured with `profile_space` as `onceforall profile` calls it, and in turn with each of its rounds whole
 subnets are, drawn at random by another seed: one after the other, the machine's own changes of speed within a minute
 (10 % and more on a shared one) would be taken for errors of the table. Whole subnets are measured in a new random order
-each round, with the same statistic as the runtime's rows: in torch, both passes after one that warms the caches count;
-in ONNX Runtime, the quickest of four does; a subnet's latency is the median over rounds. Odd and even rounds, compared
-with each other, say below what error no table can be found. The plain baseline is latency in proportion to MACs, fitted
-to the very subnets that it predicts. With `--correct N`, the table is also corrected as `onceforall profile --correct
-N` does, with N other subnets, measured in the same rounds.
+each round: in torch, four passes count after three that warm the caches; in ONNX Runtime, the quickest of four; a
+subnet's latency is the median over rounds. Odd and even rounds, compared with each other, say below what error no table
+can be found. The plain baseline is latency in proportion to MACs, fitted to the very subnets that it predicts. With
+`--correct N`, the table is also corrected as `onceforall profile --correct N` does, with N other subnets, measured in
+the same rounds.
 """
 
 from __future__ import annotations

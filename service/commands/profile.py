@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 SUSPICIOUS = 0.25
 """Relative difference between a sum of layers and the whole subnet at which a disturbance is likely; usual is 0.05."""
 
-_TO_CORRECT = {"torch-eager": 20, "onnxruntime": 0}
-"""Whole subnets that a table is corrected with. Sums of torch's rows are 6 to 8 % off without it and 2 to 3 % with
-it; those of ONNX Runtime are fitted to whole subnets anyway, and half a percent off
-(benchmarks/latency_prediction.py)."""
-
 _CORRECTION_SEED = 1
 """Of the subnets that a table is corrected with."""
 
@@ -60,13 +55,13 @@ def profile(
         typer.Option(help="Measure nothing; write a folder that measures on a device with ONNX Runtime only."),
     ] = None,
     correct: Annotated[
-        int | None,
+        int,
         typer.Option(
             help="Also measure this many random whole subnets and fit the table to them; they and the table before "
-            f"are kept beside it. 0: none.  [default: {_TO_CORRECT['torch-eager']} for torch, else none]",
+            "are kept beside it.  [default: none]",
             show_default=False,
         ),
-    ] = None,
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Write this machine's latency table: the median and spread of every layer that a subnet can need."""
@@ -80,8 +75,7 @@ def profile(
 
     runtime = checked_runtime(runtime)
     wanted = _resolutions(resolutions)
-    _check_correct(correct or 0, bundle)
-    correct = _TO_CORRECT[runtime] if correct is None else correct
+    _check_correct(correct, bundle)
     check_arguments(device=device, threads=threads, batch=batch, repeats=repeats, warmup=warmup)
     chosen = _space(space)
     measured = resolutions_of(chosen, wanted)

@@ -77,18 +77,6 @@ def test_onnxruntime_measures_whole_subnets_too(tmp_path: Path) -> None:
     assert all(subnet.latency_ms > 0 for subnet in read_measured(tmp_path / "a.measured.json"))
 
 
-def test_tables_of_torch_are_corrected_by_default(tmp_path: Path) -> None:
-    report = json.loads(profile(tmp_path / "a.json", "--json"))
-    assert report["subnets"] == len(read_measured(tmp_path / "a.measured.json")) == 20
-    report = json.loads(profile(tmp_path / "b.json", "--correct", 0, "--json"))
-    assert "corrected" not in report
-    assert not (tmp_path / "b.measured.json").exists()
-    profile(tmp_path / "new", "--bundle", tmp_path / "bundle")  # is not corrected, and needs no --correct 0
-    assert {file.name for file in tmp_path.iterdir()} <= {
-        *("a.json", "a.measured.json", "a.uncorrected.json", "b.json", "bundle")
-    }
-
-
 def test_wrong_numbers_of_subnets_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     for count in (-1, 5, 501):
         with pytest.raises(ConfigError, match=f"--correct is {count}; allowed: 6 to 500 subnets, or 0 for none"):
