@@ -114,7 +114,7 @@ def known_resolutions(
     for device, table in tables.items():
         coverage = table.coverage(space)
         for side, part in coverage.resolutions.items():
-            if part.missing:
+            if part.missing and side in known:  # else the rows would not help
                 rows = "1 row" if len(part.missing) == 1 else f"{len(part.missing)} rows"
                 lacking[side].append(f"{rows} missing on {device!r}: {part.missing[0]}")
         if not coverage.covered:
