@@ -44,6 +44,7 @@ from supernet.spaces import get_space
 
 RESULTS = Path(__file__).parent / "results" / "latency_prediction"
 PICTURE = "latency_prediction.svg"
+WARMUP = 3
 Array = npt.NDArray[np.float64]
 
 
@@ -103,13 +104,14 @@ def compare(runtime: str, arguments: argparse.Namespace) -> dict[str, Any]:
         nonlocal spent
         start = time.monotonic()
         for timer in (unseen, to_correct):
-            timer.round(counts=done > total - arguments.repeats)
+            timer.round(counts=done > WARMUP)
         spent += time.monotonic() - start
 
     table = profile_space(
         space,
         device="this-cpu",
         repeats=arguments.repeats,
+        warmup=WARMUP,
         resolutions=arguments.resolutions,
         progress=between,
         **how,

@@ -122,10 +122,10 @@ def profile_space(
                     if turn and done > warmup:
                         for spec, start, end in zip(chain, marks, marks[1:], strict=False):
                             samples[spec].append(end - start)
-            if say is not None and done == 1:
-                say(measure.duration_words((time.perf_counter() - began) * (warmup + repeats)))
             if progress is not None:
                 progress(done, warmup + repeats)
+            if say is not None and done == 1:  # with what `progress` did: subnets may be timed in turn
+                say(measure.duration_words((time.perf_counter() - began) * (warmup + repeats)))
     provenance = Provenance(
         hardware={name: value for name, value in this_machine().items() if name != "torch"},
         runtime=TORCH,

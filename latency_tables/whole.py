@@ -1,4 +1,4 @@
-"""Measures whole subnets on this machine, as a table's rows are measured; a table can be corrected with them."""
+"""Measures whole subnets on this machine: what a table should predict, and what it can be corrected with."""
 
 from __future__ import annotations
 
