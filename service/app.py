@@ -22,10 +22,10 @@ from service.api import (
 from service.api.guards import Guards
 from service.context import Context
 from service.folder import DataFolder
-from service.jobs import EmbeddedJobEngine
+from service.jobs import DbosJobEngine
 from service.searches import Searches
 from service.settings import Settings
-from service.storage.artifacts import LocalArtifacts
+from service.storage.artifacts import open_artifacts
 from service.storage.database import Database
 from service.web import page
 
@@ -64,11 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 def create_context(settings: Settings) -> Context:
     """The service's parts, not started: only `Context.start` holds the data folder and touches the database."""
-    folder = DataFolder(settings.data_dir, settings.cache_dir)
-    database = Database(settings.database_url)
-    artifacts = LocalArtifacts(settings.artifact_dir)
+    folder = DataFolder(settings.data_dir, settings.cache_dir, shared=not settings.embedded)
+    database = Database(settings.resolved_database_url)
+    artifacts = open_artifacts(settings.resolved_artifact_url)
     searches = Searches(database, artifacts, settings.cache_dir)
-    return Context(settings, folder, database, artifacts, EmbeddedJobEngine(settings, database), searches)
+    return Context(settings, folder, database, artifacts, DbosJobEngine(settings, database), searches)
 
 
 @asynccontextmanager

@@ -50,7 +50,7 @@ def _serve(workshop: Any, job: dict[str, Any], events: TextIO) -> None:
         emit({"event": "progress", "stage": stage, "fraction": fraction})
 
     try:
-        emit({"event": "done", "result": workshop.do(job["kind"], job["payload"], progress)})
+        emit({"event": "done", "result": workshop.do(job["kind"], job["payload"], progress, executor=job["executor"])})
     except OnceForAllError as error:
         emit({"event": "failed", "error": {"kind": type(error).__name__, "message": str(error)}})
     except MemoryError:

@@ -17,25 +17,33 @@ from sqlalchemy.orm import Session, sessionmaker
 from supernet.errors import StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK_NUMBER = 7_016_290_114
+_ADVISORY_LOCK = f"select pg_advisory_xact_lock({_LOCK_NUMBER})"
 
 
 class Database:
     """Opens sessions on one database.
 
     Args:
-        url: SQLAlchemy URL.
+        url: SQLAlchemy URL of SQLite, or of PostgreSQL with the driver psycopg.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
-        if self.engine.dialect.name == "sqlite":
+        self.is_sqlite = url.startswith("sqlite")
+        options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.is_sqlite else {"pool_pre_ping": True}
+        self.engine = create_engine(url, **options)
+        if self.is_sqlite:
             event.listen(self.engine, "connect", _set_up_sqlite)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, *, exclusive: bool = False) -> Iterator[Session]:
         """A session in one transaction: committed at the end, rolled back on an error.
+
+        Args:
+            exclusive: whether no other exclusive session of any process runs at the same time; for what looks first and
+                then stores under a name, stages or deletes files. Open no second session inside.
 
         Raises:
             StorageError: the database cannot be read or written (disk full, locked for 30 s, damaged, too many
@@ -43,6 +51,8 @@ class Database:
         """
         try:
             with self._sessions.begin() as session:
+                if exclusive:
+                    session.execute(text("begin immediate" if self.is_sqlite else _ADVISORY_LOCK))
                 yield session
         except IntegrityError:  # a fault of the statement, not of the database
             raise
@@ -63,10 +73,24 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         try:
             with self.engine.begin() as connection:
+                if not self.is_sqlite:  # processes that start together must not migrate together
+                    connection.execute(text(_ADVISORY_LOCK))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except DatabaseError as error:
             raise self._refusal("cannot prepare the database {}", error) from error
+
+    @contextmanager
+    def refusing(self, what: str) -> Iterator[None]:
+        """Translate what a library says about this database; `what` has a {} for its name.
+
+        Raises:
+            StorageError: the library could not use it.
+        """
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise self._refusal(what, error) from error
 
     def ping(self) -> None:
         """Raise StorageError unless the database answers."""
@@ -78,7 +102,8 @@ class Database:
         self.engine.dispose()
 
     def _refusal(self, what: str, error: SQLAlchemyError) -> StorageError:
-        where = make_url(self.url).database or self.url
+        url = make_url(self.url)
+        where = url.database or "" if self.is_sqlite else url.render_as_string(hide_password=True)
         reason = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
         if isinstance(error, OperationalError):
             step = "free some space or end the program that holds it, then try again"

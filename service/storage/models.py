@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -91,8 +91,8 @@ class SubnetRow(Base):
     config_digest: Mapped[str]
     predicted_accuracy: Mapped[float]
     accuracy: Mapped[float]
-    macs: Mapped[int]
-    params: Mapped[int]
+    macs: Mapped[int] = mapped_column(BigInteger)
+    params: Mapped[int] = mapped_column(BigInteger)
     card: Mapped[dict[str, Any]]
     files: Mapped[dict[str, Any]]
     created_at: Mapped[str]
@@ -114,7 +114,10 @@ class JobRow(Base):
     """A job."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("jobs_by_state", "state", "created_at"),)
+    __table_args__ = (
+        Index("jobs_by_state", "state", "created_at"),
+        Index("jobs_by_time", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
@@ -123,7 +126,31 @@ class JobRow(Base):
     stage: Mapped[str]
     fraction: Mapped[float]
     attempts: Mapped[int]
+    submission: Mapped[int]
+    executor: Mapped[str | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[str]
     updated_at: Mapped[str]
+
+
+class ExecutorRow(Base):
+    """A job host."""
+
+    __tablename__ = "executors"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    beat_at: Mapped[float]
+
+
+class StagedFileRow(Base):
+    """A file on its way into the artefact store, or out of it; see `service.storage.staging`."""
+
+    __tablename__ = "staged_files"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    ticket: Mapped[str] = mapped_column(primary_key=True)
+    process: Mapped[str]
+    staged_at: Mapped[str]
