@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
@@ -91,6 +92,7 @@ class JobHost:
         from dbos import DBOS
 
         self._stopping.set()
+        logging.getLogger("dbos").setLevel(logging.CRITICAL)  # it reports every workflow that ends after this
         DBOS.destroy()  # takes nothing more off the queue
         self._runner.stop()
         self._children.close()

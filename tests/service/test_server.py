@@ -26,7 +26,9 @@ from service.client import Client, ServiceError
 from service.domain import SupernetRecord, utc_now
 from service.server import run
 from service.settings import load_settings
-from service.storage.artifacts import LocalArtifacts
+from obstore.store import LocalStore
+
+from service.storage.artifacts import ObjectArtifacts
 from service.storage.database import Database
 from service.storage.models import Base, DeviceRow
 from supernet.errors import CheckpointError, ConfigError, RunBusyError, StorageError, TableError
@@ -97,7 +99,7 @@ def test_the_migrations_give_the_models_schema(tmp_path: Path) -> None:
 
 
 def test_equal_content_is_one_artefact_and_altered_content_is_noticed(tmp_path: Path) -> None:
-    store = LocalArtifacts(tmp_path / "store")
+    store = ObjectArtifacts(LocalStore(tmp_path / "store", mkdir=True))
     content = bytes(range(256)) * 40_000
     first, second = store.put_bytes(content, name="a"), store.put_bytes(content, name="b")
     assert first.sha256 == second.sha256
@@ -154,7 +156,7 @@ def test_nothing_passes_through_the_systems_temporary_folder_to_the_store(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
     (tmp_path / "file").write_bytes(b"content")
-    store = LocalArtifacts(tmp_path / "store")
+    store = ObjectArtifacts(LocalStore(tmp_path / "store", mkdir=True))
     assert store.put_file(tmp_path / "file", name="a") == store.put_bytes(b"content", name="a")
 
 
