@@ -20,9 +20,11 @@ from service.api import (
     supernets,
 )
 from service.api.guards import Guards
+from service.api.request_log import RequestLog
 from service.context import Context
 from service.folder import DataFolder
 from service.jobs import DbosJobEngine
+from service.metrics import Metrics, package_version
 from service.searches import Searches
 from service.settings import Settings
 from service.storage.artifacts import open_artifacts
@@ -42,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="onceforall",
         summary="Budget in, calibrated subnet out.",
-        version=operations.package_version(),
+        version=package_version(),
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
@@ -50,6 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     app.state.event_streams = 0
+    app.state.metrics = Metrics(context.database)
+    app.state.metrics.event_streams.set_function(lambda: app.state.event_streams)
     problems.install(app)
     api = APIRouter(prefix=API)
     for module in (supernets, devices, latency_tables, subnet_requests, subnets, jobs):
@@ -59,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     page.install(app)
     local = frozenset({"localhost", "127.0.0.1", "::1", settings.host})
     app.add_middleware(Guards, body_limit=_body_limit(settings), hosts=None if settings.public else local)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added is the outermost
     return app
 
 

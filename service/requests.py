@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latency_tables import Budget
 from search import NoSubnetError
+from service import logs
 from service.context import Context
 from service.domain import Job, SubnetRecord, SubnetRequest, SubnetSpec, SupernetRecord, utc_now
 from service.errors import BusyError, Fault, FaultsError, InfeasibleError, NotFoundError
@@ -62,7 +63,8 @@ def ask(context: Context, supernet: str, budget: Budget, *, seed: int) -> Answer
     with context.database.session(exclusive=True) as session:
         if subnets.get_request(session, request.id) is None:
             subnets.add_request(session, request)
-        context.engine.submit(session, MAKE_SUBNET, request.id, {"request": request.id})
+        payload = {"request": request.id, "request_id": logs.request_id()}
+        context.engine.submit(session, MAKE_SUBNET, request.id, payload)
     answer = find(context, request.id)
     assert answer is not None
     return answer

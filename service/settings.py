@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +41,8 @@ class Settings(BaseSettings):
         job_timeout_s: seconds after which a job's child process is killed.
         job_memory_bytes: address space of a child process.
         search_population, search_generations: size of a request's evolutionary search.
+        log_format: "json": one object a line; "console": words; "auto": words where standard error is a terminal.
+        log_level: least important lines that are written.
     """
 
     model_config = SettingsConfigDict(env_prefix="ONCEFORALL_", frozen=True, extra="forbid")
@@ -61,6 +64,8 @@ class Settings(BaseSettings):
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)
     search_population: int = Field(default=100, ge=4, le=100_000)
     search_generations: int = Field(default=500, ge=1)
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("database_url")
     @classmethod

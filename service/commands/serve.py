@@ -20,10 +20,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0: any free one.  [default: 8000]")] = None,
 ) -> None:
     """Answer budgets with subnets over HTTP, until interrupted; every setting is also an ONCEFORALL_* variable."""
+    from service import logs
     from service.server import run
     from service.settings import load_settings
 
     def ready(url: str) -> None:
         typer.echo(f"serving at {url} (page), {url}/docs (API); stop with Ctrl-C")
 
-    run(load_settings(data_dir=data_dir, host=host, port=port, job_workers=workers), on_ready=ready)
+    settings = load_settings(data_dir=data_dir, host=host, port=port, job_workers=workers)
+    logs.configure(settings)
+    run(settings, on_ready=ready)

@@ -18,6 +18,7 @@ def worker(
     import signal
     import threading
 
+    from service import logs
     from service.jobs.host import run
     from service.settings import load_settings
     from supernet.errors import ConfigError
@@ -30,6 +31,7 @@ def worker(
         )
     if not settings.job_workers:
         raise ConfigError("a worker with 0 jobs at a time does nothing; allowed: --workers 1 to 64")
+    logs.configure(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

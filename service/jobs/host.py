@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy.orm import Session
 
+from service import logs
 from service.jobs import queue
 from service.jobs.children import Child, Children
 from service.jobs.engine import new_executor_id
@@ -31,7 +32,7 @@ from service.storage import jobs as rows
 from service.storage.artifacts import ArtifactStore, open_artifacts
 from service.storage.database import Database
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("service.jobs.host")  # run as a program, this module has no name of its own
 _UNFOLLOWED_S = 10.0
 _TIDY_S = 60.0
 _KEPT_S = 3600.0
@@ -205,6 +206,7 @@ def run(settings: Settings, stop: threading.Event, on_ready: Callable[[str], Non
 def main() -> None:
     """Be the service's own job host."""
     settings = Settings(**json.loads(sys.stdin.readline()))
+    logs.configure(settings)
     stop = threading.Event()
 
     def until_the_service_ends() -> None:

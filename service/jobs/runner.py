@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from service import logs
 from service.domain import Job
 from service.jobs.children import Children, JobProcess
 from service.settings import Settings
@@ -85,7 +86,12 @@ class JobRunner:
         if job is None:
             return None
         try:
-            return self._follow(run, job, child)
+            with logs.of_job(job.id, job.payload):
+                _log.info("job_started", kind=job.kind, attempt=job.attempts)
+                ended = self._follow(run, job, child)
+                if ended is not None:
+                    _log.warning("job_process_ended", reason=ended)
+                return ended
         except BaseException:
             child.kill()  # nobody can tell what it does now; the job is still marked as running, and is claimed again
             raise
@@ -108,6 +114,7 @@ class JobRunner:
                 return f"its process ended with status {child.kill()}"
             if not self._note(run, event):  # cancelled, or moved to another host
                 child.kill()
+                _log.info("job_left", why="it was cancelled, or another host has it")
                 return None
             if event is not None and event["event"] != "progress":
                 return None
@@ -121,7 +128,9 @@ class JobRunner:
                 case {"event": "progress", "stage": stage, "fraction": fraction}:
                     return rows.report(session, run, stage, fraction)
                 case {"event": "done", "result": result}:
+                    _log.info("job_succeeded", **result)
                     return rows.succeed(session, run, result)
                 case {"event": "failed", "error": error}:
+                    _log.warning("job_failed", error=error)
                     return rows.fail(session, run, error)
         raise ValueError(f"an event of a job's process cannot be read: {event!r}")

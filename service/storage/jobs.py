@@ -40,6 +40,7 @@ def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any]) ->
     row = session.get(JobRow, job_id)
     now = utc_now()
     fresh = {"state": JobState.QUEUED, "stage": "queued", "fraction": 0.0, "attempts": 0, "result": None, "error": None}
+    fresh["started_at"] = None
     if row is None:
         session.add(
             JobRow(id=job_id, kind=kind, payload=dict(payload), submission=1, created_at=now, updated_at=now, **fresh)
@@ -98,6 +99,7 @@ def claim(session: Session, run: Run, *, most_attempts: int, reason: str) -> Job
         _move(session, run, ACTIVE, state=JobState.FAILED, stage="failed", error={"kind": "crash", "message": message})
         return None
     values = {"stage": "starting", "fraction": 0.0, "attempts": row.attempts + 1, "executor": run.executor}
+    values["started_at"] = utc_now()
     if not _move(session, run, (JobState(row.state),), state=JobState.RUNNING, **values):
         return None  # somebody was quicker
     session.refresh(row)

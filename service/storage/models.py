@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
 
 
 class Base(DeclarativeBase):
@@ -81,6 +81,7 @@ class SubnetRow(Base):
         Index("subnets_by_time", "created_at", "id"),
         Index("subnets_by_accuracy", "accuracy", "id"),
         Index("subnets_by_macs", "macs", "id"),
+        Index("subnets_by_size", "created_at", "id", "stored_files", "stored_bytes"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -95,8 +96,17 @@ class SubnetRow(Base):
     params: Mapped[int] = mapped_column(BigInteger)
     card: Mapped[dict[str, Any]]
     files: Mapped[dict[str, Any]]
+    stored_files: Mapped[int]
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[str]
     latencies: Mapped[list[LatencyRow]] = relationship(lazy="selectin", order_by="LatencyRow.device")
+
+    @validates("files")
+    def _count(self, _name: str, files: dict[str, Any]) -> dict[str, Any]:
+        """Keep sums over the files as columns: the databases read JSON in different ways, and slowly."""
+        self.stored_files = len(files)
+        self.stored_bytes = sum(file["size_bytes"] for file in files.values())
+        return files
 
 
 class LatencyRow(Base):
@@ -117,6 +127,8 @@ class JobRow(Base):
     __table_args__ = (
         Index("jobs_by_state", "state", "created_at"),
         Index("jobs_by_time", "created_at", "id"),
+        Index("jobs_by_kind", "kind", "state"),
+        Index("jobs_by_end", "state", "updated_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -131,6 +143,7 @@ class JobRow(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[str]
+    started_at: Mapped[str | None]
     updated_at: Mapped[str]
 
 
