@@ -24,16 +24,12 @@ _VERSION = "1"  # dbos gives workflows of one version to hosts of the same; rows
 
 
 def migrate(database: Database) -> None:
-    """Bring dbos's tables to its version's schema; the call for one database must not run twice at a time."""
+    """Bring dbos's tables to its version's schema."""
     from dbos import DBOS
 
     _quiet()
-    with database.refusing("cannot prepare the job queue in the database {}"):
-        if database.is_sqlite:
-            DBOS.migrate(database.url)
-        else:
-            with database.session(exclusive=True):
-                DBOS.migrate(database.url)
+    with database.refusing("cannot prepare the job queue in the database {}"), database.alone():
+        DBOS.migrate(database.url)
 
 
 def client(database: Database) -> DBOSClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from supernet.errors import StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK_NUMBER = 7_016_290_114
-_ADVISORY_LOCK = f"select pg_advisory_xact_lock({_LOCK_NUMBER})"
+_STORE_LOCK, _SCHEMA_LOCK = 7_016_290_114, 7_016_290_115  # numbers that nobody else takes
+_LOCK_POLL_S = 0.1
 
 
 class Database:
@@ -51,7 +52,9 @@ class Database:
         try:
             with self._sessions.begin() as session:
                 if exclusive:
-                    session.execute(text("begin immediate" if self.is_sqlite else _ADVISORY_LOCK))
+                    session.execute(
+                        text("begin immediate" if self.is_sqlite else f"select pg_advisory_xact_lock({_STORE_LOCK})")
+                    )
                 yield session
         except IntegrityError:  # a fault of the statement, not of the database
             raise
@@ -70,13 +73,29 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         try:
-            with self.engine.begin() as connection:
-                if not self.is_sqlite:  # processes that start together must not migrate together
-                    connection.execute(text(_ADVISORY_LOCK))
+            with self.alone(), self.engine.begin() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except DatabaseError as error:
             raise self._refusal("cannot prepare the database {}", error) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Where several processes may start together, one at a time is in such a block; for changes of the schema.
+
+        It asks for PostgreSQL's lock again and again and holds no transaction, because an index that is made
+        concurrently, as dbos does, waits for every transaction of others, even for one that waits for a lock.
+        """
+        if self.is_sqlite:  # one process holds the data folder
+            yield
+            return
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not connection.scalar(text(f"select pg_try_advisory_lock({_SCHEMA_LOCK})")):
+                time.sleep(_LOCK_POLL_S)
+            try:
+                yield
+            finally:
+                connection.execute(text(f"select pg_advisory_unlock({_SCHEMA_LOCK})"))
 
     @contextmanager
     def refusing(self, what: str) -> Iterator[None]:

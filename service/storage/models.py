@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
+
+
+_Count = BigInteger().with_variant(Integer, "sqlite")  # whose integers have 64 bits
 
 
 class Base(DeclarativeBase):
@@ -92,8 +95,8 @@ class SubnetRow(Base):
     config_digest: Mapped[str]
     predicted_accuracy: Mapped[float]
     accuracy: Mapped[float]
-    macs: Mapped[int] = mapped_column(BigInteger)
-    params: Mapped[int] = mapped_column(BigInteger)
+    macs: Mapped[int] = mapped_column(_Count)
+    params: Mapped[int] = mapped_column(_Count)
     card: Mapped[dict[str, Any]]
     files: Mapped[dict[str, Any]]
     stored_files: Mapped[int]

@@ -14,6 +14,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from fastapi import FastAPI
+from obstore.store import LocalStore
 from small_service import SPACE, serving, small_settings
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
@@ -26,8 +27,6 @@ from service.client import Client, ServiceError
 from service.domain import SupernetRecord, utc_now
 from service.server import run
 from service.settings import load_settings
-from obstore.store import LocalStore
-
 from service.storage.artifacts import ObjectArtifacts
 from service.storage.database import Database
 from service.storage.models import Base, DeviceRow
@@ -71,8 +70,8 @@ def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_wrong_settings_are_all_named() -> None:
-    with pytest.raises(ConfigError, match=r"port: .*; job_workers: .*; allowed: data_dir, host"):
-        load_settings(port=70000, job_workers=0)
+    with pytest.raises(ConfigError, match=r"port: .*; job_workers: .*; allowed: data_dir, database_url"):
+        load_settings(port=70000, job_workers=-1)
     assert load_settings(port=None).port == 8000
 
 
@@ -88,13 +87,15 @@ def test_the_api_process_never_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_migrations_give_the_models_schema(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_migrations_give_the_models_schema(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    sqlite = kind == "sqlite"
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}" if sqlite else request.getfixturevalue("postgres_url"))
     database.migrate()
     database.migrate()
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-        assert connection.exec_driver_sql("pragma journal_mode").scalar() == "wal"
+        assert not sqlite or connection.exec_driver_sql("pragma journal_mode").scalar() == "wal"
     database.close()
 
 
