@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
 
-
 _Count = BigInteger().with_variant(Integer, "sqlite")  # whose integers have 64 bits
 
 
