@@ -173,8 +173,8 @@ def endless_api() -> dict[str, Any]:
 class Service:
     """`onceforall serve` in a process of its own, on a port that stays the same."""
 
-    def __init__(self, data_dir: Path, values: dict[str, Any]) -> None:
-        self.settings = Settings(data_dir=data_dir, port=0, **(SMALL | values))
+    def __init__(self, data_dir: Path, values: dict[str, Any], *, small: bool = True) -> None:
+        self.settings = Settings(data_dir=data_dir, port=0, **((SMALL if small else {}) | values))
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
 
