@@ -23,6 +23,7 @@ from service.api.guards import Guards
 from service.api.request_log import RequestLog
 from service.context import Context
 from service.folder import DataFolder
+from service.health import Readiness
 from service.jobs import DbosJobEngine
 from service.metrics import Metrics, package_version
 from service.searches import Searches
@@ -52,6 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     app.state.event_streams = 0
+    app.state.stopping = lambda: False
+    app.state.readiness = Readiness(context)
     app.state.metrics = Metrics(context.database)
     app.state.metrics.event_streams.set_function(lambda: app.state.event_streams)
     problems.install(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,8 @@ _FORMATS = {
     ".csv": "text/csv",
 }
 Json = dict[str, Any]
+_PATIENCE_S = 60.0
+_RETRY_S = 1.0
 
 
 class ServiceError(OnceForAllError):
@@ -171,17 +174,43 @@ class Client:
         return subnet
 
     def follow(self, job_id: str) -> Iterator[Json]:
-        """The job at every change, until it has ended."""
-        try:
-            with self._http.stream("GET", f"{API}/jobs/{job_id}/events") as response:
-                if response.is_error:
-                    response.read()
-                    raise _refusal(response)
-                for line in response.iter_lines():
-                    if line.startswith("data:"):
-                        yield json.loads(line.removeprefix("data:"))
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+        """The job at every change, until it has ended; goes on when a service that was restarted answers again.
+
+        Raises:
+            ServiceError: no such job; or no answer, for `_PATIENCE_S` where there were answers before.
+        """
+        last: Json | None = None
+        silent_since: float | None = None
+        while True:
+            try:
+                for job in self._events(job_id):
+                    silent_since = None
+                    if job != last:
+                        last = job
+                        yield job
+                    if job["state"] not in ("queued", "running"):
+                        return
+                refusal = ServiceError(
+                    f"{self.url} ended the events of job {job_id[:12]} before the job did; ask again"
+                )
+            except httpx.HTTPError as error:
+                refusal = self._unreachable(error)
+            except ServiceError as error:
+                refusal = error
+            now = time.monotonic()
+            silent_since = silent_since or now
+            if last is None or 0 < refusal.status < 500 or now - silent_since > _PATIENCE_S:
+                raise refusal
+            time.sleep(_RETRY_S)
+
+    def _events(self, job_id: str) -> Iterator[Json]:
+        with self._http.stream("GET", f"{API}/jobs/{job_id}/events") as response:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    yield json.loads(line.removeprefix("data:"))
 
     def job(self, job_id: str) -> Json:
         """A job."""

@@ -16,8 +16,6 @@ from service.context import Context
 from service.settings import Settings
 from supernet.errors import ConfigError
 
-_GRACE_S = 3
-
 
 def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> None:
     """Serve until SIGINT or SIGTERM.
@@ -83,10 +81,11 @@ def prepare(settings: Settings) -> tuple[Server, socket.socket, str]:
         raise
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, server_header=False
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=settings.stop_grace_s, server_header=False
     )
     server = Server(config)
     server.context = context
+    app.state.stopping = lambda: server.should_exit
     return server, listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         search_population, search_generations: size of a request's evolutionary search.
         log_format: "json": one object a line; "console": words; "auto": words where standard error is a terminal.
         log_level: least important lines that are written.
+        min_free_bytes: /readyz refuses when less is free in the data folder, or in the artefacts' folder.
+        ready_store_s: seconds for which /readyz remembers that a file could be written to the artefact store.
+        stop_grace_s: seconds that running requests have to end after SIGTERM; then they are cut.
     """
 
     model_config = SettingsConfigDict(env_prefix="ONCEFORALL_", frozen=True, extra="forbid")
@@ -66,6 +69,9 @@ class Settings(BaseSettings):
     search_generations: int = Field(default=500, ge=1)
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    min_free_bytes: int = Field(default=512 * MiB, ge=0)
+    ready_store_s: float = Field(default=5.0, ge=0)
+    stop_grace_s: int = Field(default=10, ge=1, le=3600)
 
     @field_validator("database_url")
     @classmethod

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
+import anyio
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -21,6 +22,9 @@ from service.storage import jobs
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _POLL_S = 0.1
+_RETRY_MS = 2000
+"""What a stream tells its reader to wait before he asks again, when the service stops."""
+_FAREWELL_S = 1.0
 
 
 class JobQuery(PageQuery):
@@ -71,6 +75,9 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
                 yield ServerSentEvent(JobOut.of(now).model_dump_json(), event=name)
             if now.state.is_final:
                 return
+            if state.stopping():
+                yield ServerSentEvent(comment="the service stops; ask again", retry=_RETRY_MS)
+                return
             await asyncio.sleep(_POLL_S)
 
     async def counted() -> AsyncIterator[ServerSentEvent]:
@@ -81,7 +88,8 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
         finally:
             state.event_streams -= 1
 
-    return EventSourceResponse(counted(), ping=15)
+    # The library would cut the stream as soon as the service is told to stop; this leaves time for the last event.
+    return EventSourceResponse(counted(), ping=15, shutdown_event=anyio.Event(), shutdown_grace_period=_FAREWELL_S)
 
 
 def _find(context: Context, job_id: str) -> Job:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +56,14 @@ class ArtifactStore(ABC):
     @abstractmethod
     def delete(self, sha256: str) -> None:
         """Remove a file; nothing happens when it is not there."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Write a small file beside the stored ones, and remove it again.
+
+        Raises:
+            StorageError: the store cannot be reached or written.
+        """
 
     def read(self, sha256: str) -> bytes:
         """The whole content."""
@@ -119,6 +129,18 @@ class ObjectArtifacts(ArtifactStore):
             pass
         except (BaseError, OSError) as error:
             raise StorageError(f"cannot delete the stored file {sha256}: {_first_line(error)}; try again") from error
+
+    def check(self) -> None:
+        """See `ArtifactStore.check`."""
+        key = f"probes/{socket.gethostname()[:40]}-{os.getpid()}"  # one to a process, so that few are ever left behind
+        try:
+            obstore.put(self._store, key, b"probe", mode="overwrite")
+            obstore.delete(self._store, key)
+        except (BaseError, OSError) as error:
+            raise StorageError(
+                f"cannot write to the artefact store: {_first_line(error)}; free some space, or see to its address and"
+                " keys"
+            ) from error
 
     def digests(self) -> Iterator[str]:
         """See `ArtifactStore.digests`."""

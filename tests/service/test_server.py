@@ -146,7 +146,7 @@ def test_too_many_sessions_at_a_time_are_a_storage_error_and_a_broken_rule_is_no
         for _ in range(15):  # the pool's five connections and the ten that it may add
             stack.enter_context(database.session()).execute(text("select 1"))
         with pytest.raises(StorageError, match=r"QueuePool limit .*; send fewer requests at a time"):
-            database.ping()
+            database.check()
     with pytest.raises(IntegrityError), database.session() as session:
         session.execute(text("insert into devices (name) values (null)"))
     database.close()
