@@ -45,6 +45,9 @@ class Settings(BaseSettings):
         log_level: least important lines that are written.
         min_free_bytes: /readyz refuses when less is free in the data folder, or in the artefacts' folder.
         ready_store_s: seconds for which /readyz remembers that a file could be written to the artefact store.
+        retain_days: age in days at which finished subnets are forgotten, with their files; None: never. The same
+            request makes them anew.
+        max_store_bytes: cap on the files of all subnets; the oldest are forgotten first; None: no cap.
         stop_grace_s: seconds that running requests have to end after SIGTERM; then they are cut.
     """
 
@@ -71,6 +74,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     min_free_bytes: int = Field(default=512 * MiB, ge=0)
     ready_store_s: float = Field(default=5.0, ge=0)
+    retain_days: float | None = Field(default=None, gt=0)
+    max_store_bytes: int | None = Field(default=None, ge=0)
     stop_grace_s: int = Field(default=10, ge=1, le=3600)
 
     @field_validator("database_url")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -20,6 +23,21 @@ from supernet.errors import CheckpointError, ConfigError, StorageError, writing
 from supernet.files import sha256_file
 
 CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """A file as the store lists it.
+
+    Attributes:
+        sha256: its name.
+        size_bytes: its length.
+        modified: when it was written, with a time zone.
+    """
+
+    sha256: str
+    size_bytes: int
+    modified: datetime
 
 
 class ArtifactStore(ABC):
@@ -50,6 +68,22 @@ class ArtifactStore(ABC):
         """Whether there is such a file."""
 
     @abstractmethod
+    def entries(self) -> Iterator[StoredEntry]:
+        """All files, in no order."""
+
+    @abstractmethod
+    def remove_unfinished(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Remove what writers that were killed left half written, last touched before a moment.
+
+        Args:
+            before: with a time zone.
+            dry_run: whether to count only.
+
+        Returns:
+            Number of temporary files. A bucket shows none: let a rule of its own end unfinished uploads there.
+        """
+
+    @abstractmethod
     def digests(self) -> Iterator[str]:
         """Digests of all files, in no order."""
 
@@ -64,6 +98,16 @@ class ArtifactStore(ABC):
         Raises:
             StorageError: the store cannot be reached or written.
         """
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether the content is what its name says; so is a file that is not there any more."""
+        hasher = hashlib.sha256()
+        try:
+            for chunk in self.chunks(sha256):
+                hasher.update(chunk)
+        except CheckpointError:
+            return not self.has(sha256)
+        return hasher.hexdigest() == sha256
 
     def read(self, sha256: str) -> bytes:
         """The whole content."""
@@ -144,11 +188,31 @@ class ObjectArtifacts(ArtifactStore):
 
     def digests(self) -> Iterator[str]:
         """See `ArtifactStore.digests`."""
-        for page in obstore.list(self._store, prefix="sha256"):
-            for item in page:
-                name = item["path"].rpartition("/")[2]
-                if is_digest(name):
-                    yield name
+        return (entry.sha256 for entry in self.entries())
+
+    def entries(self) -> Iterator[StoredEntry]:
+        """See `ArtifactStore.entries`."""
+        try:
+            for page in obstore.list(self._store, prefix="sha256"):
+                for item in page:
+                    name = item["path"].rpartition("/")[2]
+                    if is_digest(name):
+                        yield StoredEntry(name, item["size"], item["last_modified"])
+        except (BaseError, OSError) as error:
+            raise StorageError(f"cannot list the artefact store: {_first_line(error)}; try again") from error
+
+    def remove_unfinished(self, before: datetime, *, dry_run: bool = False) -> int:
+        """See `ArtifactStore.remove_unfinished`."""
+        if not isinstance(self._store, LocalStore) or self._store.prefix is None:
+            return 0
+        count = 0
+        for path in Path(self._store.prefix).rglob("*#*"):  # obstore writes to such a name, then renames
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_mtime < before.timestamp():
+                    count += 1
+                    if not dry_run:
+                        path.unlink()
+        return count
 
     def _size(self, sha256: str) -> int | None:
         try:
