@@ -1,4 +1,4 @@
-"""Does the service's memory stay flat over 10,000 requests, and does it store only whole files when connections are cut?
+"""Is the memory flat over 10,000 requests, and is what is stored whole when connections are cut?
 
 Command: python -m benchmarks.service_endurance   (about 7 minutes on two busy cores; a bar that is missed is an error)
 Result:  benchmarks/results/service_endurance.json

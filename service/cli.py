@@ -18,6 +18,7 @@ from service.commands.predictor import predictor
 from service.commands.profile import profile
 from service.commands.search import search
 from service.commands.serve import serve
+from service.commands.settings import settings
 from service.commands.storage import storage
 from service.commands.tables import tables
 from service.commands.train import train
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 for command in (
     *(train, evaluate, predictor, profile, search, front, extract, export, import_ofa),
-    *(serve, worker, backup, restore, demo),
+    *(serve, worker, settings, backup, restore, demo),
 ):
     app.command()(command)
 app.add_typer(tables, name="tables")
