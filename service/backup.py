@@ -34,7 +34,7 @@ from service.metrics import package_version
 from service.settings import Settings
 from service.storage import subnets, supernets
 from service.storage.artifacts import ArtifactStore, open_artifacts
-from supernet.errors import CheckpointError, ConfigError, StorageError, writing
+from supernet.errors import CheckpointError, ConfigError, OnceForAllError, StorageError, writing
 from supernet.files import read_json, sha256_file, write_json
 
 MANIFEST, DATABASE, ARTIFACTS = "backup.json", "database.sqlite", "artifacts"
@@ -197,9 +197,9 @@ def _fill(folder: Path, source: Path, artifacts: ArtifactStore, progress: Progre
                     artifacts.copy_to(digest, target)
                 progress(number + 1, len(wanted))
             break
-        except CheckpointError:
+        except OnceForAllError as error:
             target.unlink(missing_ok=True)
-            if last or digest in named_files(source):
+            if last or isinstance(error, StorageError) or digest in named_files(source):
                 raise  # it is not that somebody deleted it in the meantime
     for path in (folder / ARTIFACTS).rglob("*"):
         if path.is_file() and path.name not in wanted:  # of an earlier try

@@ -19,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from service.domain import StoredFile, is_digest
-from supernet.errors import CheckpointError, ConfigError, StorageError, writing
+from supernet.errors import CheckpointError, ConfigError, OnceForAllError, StorageError, writing
 from supernet.files import sha256_file
 
 CHUNK = 1 << 20
@@ -105,8 +105,10 @@ class ArtifactStore(ABC):
         try:
             for chunk in self.chunks(sha256):
                 hasher.update(chunk)
-        except CheckpointError:
-            return not self.has(sha256)
+        except OnceForAllError:
+            if self.has(sha256):
+                raise
+            return True
         return hasher.hexdigest() == sha256
 
     def read(self, sha256: str) -> bytes:

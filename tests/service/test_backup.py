@@ -21,7 +21,7 @@ from service.cli import app
 from service.client import Client
 from service.settings import Settings
 from service.storage.artifacts import ObjectArtifacts, open_artifacts
-from supernet.errors import CheckpointError, ConfigError, RunBusyError, StorageError
+from supernet.errors import CheckpointError, ConfigError, OnceForAllError, RunBusyError, StorageError
 from supernet.files import sha256_file
 
 
@@ -128,10 +128,10 @@ def test_a_damaged_store_is_told_and_leaves_no_backup(served: Settings, tmp_path
     settings = small_settings(Path(shutil.copytree(served.data_dir, tmp_path / "data")))
     victim = next(path for path in (tmp_path / "data" / "artifacts").rglob("*") if path.is_file())
     victim.write_bytes(b"altered")
-    with pytest.raises(CheckpointError, match="was altered on the disk"):
+    with pytest.raises(OnceForAllError, match="was altered on the disk"):
         backups.backup(settings, tmp_path / "copy")
     victim.unlink()
-    with pytest.raises(CheckpointError, match="is gone from the artefact store"):
+    with pytest.raises(OnceForAllError, match="is gone from the artefact store"):
         backups.backup(settings, tmp_path / "copy")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
