@@ -71,7 +71,7 @@ def fuzz(folder: Path, max_examples: int, seed: int, paths: str) -> dict[str, An
         ]
         begin = time.monotonic()
         status = subprocess.run(
-            command, cwd=folder, env=os.environ | {"PYTHONPATH": os.getcwd()}, check=False
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, check=False
         ).returncode
         seconds = time.monotonic() - begin
     log = (folder / "data.log").read_text().splitlines()

@@ -15,7 +15,6 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import IntegrityError
 
 from service.callers import ANYBODY, Caller
 from service.context import Context
@@ -64,19 +63,15 @@ async def _digest(request: Request) -> str:
 
 def _claim(context: Context, owner: str, key: str, digest: str) -> None:
     oldest = (datetime.now(UTC) - _KEPT).isoformat(timespec="microseconds")
-    try:
-        with context.database.session() as session:
-            known = rows.used_for(session, owner, key)
-            if known is None:
-                rows.use(session, owner, key, digest, forget_before=oldest)
-    except IntegrityError:  # somebody used it at this very moment
-        with context.database.session() as session:
-            known = rows.used_for(session, owner, key)
+    with context.database.session(exclusive=True) as session:
+        known = rows.used_for(session, owner, key)
+        if known is None:
+            rows.use(session, owner, key, digest, forget_before=oldest)
     if known not in (None, digest):
         message = f"{key!r} was used for another request within the last day; choose a new key for a new request"
         raise FaultsError([Fault(f"header.{HEADER}", message)])
 
 
 def _answered(context: Context, owner: str, key: str, answer: str) -> None:
-    with context.database.session() as session:
+    with context.database.session(exclusive=True) as session:
         rows.answered(session, owner, key, answer)

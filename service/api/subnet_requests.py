@@ -24,10 +24,6 @@ from supernet.errors import ConfigError
 
 router = APIRouter(prefix="/subnet-requests", tags=["subnet requests"], route_class=IdempotentRoute)
 
-_READERS, _WRITERS = CapacityLimiter(4), CapacityLimiter(4)
-"""Threads for the look-up of known requests, and for what new ones need: 40 at once would mostly wait for each other,
-and for the few connections to the database, until their time is up."""
-
 
 @router.post(
     "",
@@ -47,11 +43,11 @@ async def ask(request: Request, context: ContextDep, caller: CallerDep, body: Su
     `Prefer: wait=10` the answer waits for the job, up to so many seconds.
     """
     wish = _wish(body)
-    rendered: Rendered = request.app.state.rendered
-    known = await to_thread.run_sync(_known, context, rendered, wish, limiter=_READERS)
+    threads: Threads = request.app.state.threads
+    known = await to_thread.run_sync(_known, context, request.app.state.rendered, wish, limiter=threads.known)
     if known is not None:
         return Response(known, media_type="application/json")
-    answer = await to_thread.run_sync(requests.ask, context, caller, wish, limiter=_WRITERS)
+    answer = await to_thread.run_sync(requests.ask, context, caller, wish, limiter=threads.new)
     headers = {}
     seconds = wished(request, context)
     if not answer.complete and seconds is not None:
@@ -71,6 +67,21 @@ def show(context: ContextDep, request: DigestPath) -> SubnetRequestOut:
     """The exact spec with every name resolved, the job, and the subnet once it is there."""
     answer = requests.get(context, request)
     return SubnetRequestOut.of(answer.request, answer.job, answer.subnet)
+
+
+class Threads:
+    """How many threads of one application look up known requests, and do what new ones need.
+
+    Of 40 at once most would wait for each other, and for the few connections to the database, until their time is up.
+
+    Attributes:
+        known: a look-up takes a millisecond.
+        new: a check of the budget takes some 30.
+    """
+
+    def __init__(self, known: int = 4, new: int = 4) -> None:
+        self.known = CapacityLimiter(known)
+        self.new = CapacityLimiter(new)
 
 
 def _wish(body: SubnetRequestIn) -> Wish:

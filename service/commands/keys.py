@@ -100,7 +100,7 @@ def revoke(
 
     parsed = parse(key)
     key_id = key if parsed is None else parsed[0]
-    with _database(data_dir) as database, database.session() as session:
+    with _database(data_dir) as database, database.session(exclusive=True) as session:
         found = rows.revoke(session, key_id)
     if not found:
         raise ConfigError(f"no key {key_id[:40]!r}; see those that exist with: onceforall keys list")
