@@ -27,8 +27,15 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
         "description": "events `progress` and `end`, each with a job as its data",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'event: progress\ndata: {"state": "running", "stage": "searching", "fraction": 0.3}\n\n',
+                "schema": {  # of one event: OpenAPI 3.1 has no word for a stream of them
+                    "type": "object",
+                    "required": ["event", "data"],
+                    "properties": {
+                        "event": {"enum": ["progress", "end"]},
+                        "data": {"type": "string", "description": "a job as JSON, see JobOut"},
+                    },
+                },
+                "example": {"event": "progress", "data": '{"state": "running", "stage": "searching"}'},
             }
         },
     },

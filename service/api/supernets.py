@@ -32,6 +32,7 @@ _UPLOAD: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["name", *runs.PARTS],
+                    "additionalProperties": False,
                     "properties": {
                         "name": {"type": "string", "pattern": NAME_PATTERN},
                         **{
