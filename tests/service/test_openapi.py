@@ -76,3 +76,15 @@ def test_shared_headers_are_described(document: dict[str, Any]) -> None:
     assert {"Idempotency-Key"} <= headers("POST /api/v1/devices")
     download = headers("GET /api/v1/subnets/{subnet}/download")
     assert {"If-None-Match", "Range", "If-Range"} <= download
+
+
+def test_a_wrong_method_names_all_that_are_right(url: str) -> None:
+    for path, allowed in (
+        ("/devices", "GET, POST"),
+        (f"/latency-tables/{'0' * 64}", "DELETE, GET"),
+        ("/jobs", "GET"),
+        ("/devices/x/latency-tables", "GET, POST"),
+    ):
+        answer = httpx.request("PATCH", f"{url}/api/v1{path}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed), path
+        assert f"PATCH is not allowed here; allowed: {allowed}" in answer.json()["detail"]
