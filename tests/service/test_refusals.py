@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from small_service import SPACE, make_table, small_settings
+from small_service import SPACE, make_table
 
 from service.client import Client, ServiceError
 from service.settings import Settings
@@ -537,12 +537,3 @@ def test_a_deleted_supernet_leaves_its_subnets_and_frees_its_files(
     assert client.register_run(copy, "brief")["id"] == supernet["id"]
     assert client.request_subnet("brief", "macs<=3M") == subnet
     client.delete_supernet("brief")
-
-
-def test_an_address_that_others_can_reach_needs_consent(tmp_path: Path) -> None:
-    for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
-        with pytest.raises(ValueError, match="can be reached by other machines"):
-            small_settings(tmp_path, host=host).check_address()
-        small_settings(tmp_path, host=host, public=True).check_address()
-    for host in ("127.0.0.1", "::1", "localhost"):
-        small_settings(tmp_path, host=host).check_address()
