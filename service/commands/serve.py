@@ -23,6 +23,7 @@ def serve(
     from service import logs
     from service.server import run
     from service.settings import load_settings
+    from supernet.memory import share_arenas
 
     settings = load_settings(data_dir=data_dir, host=host, port=port, job_workers=workers)
 
@@ -34,4 +35,5 @@ def serve(
             )
 
     logs.configure(settings)
+    share_arenas()
     run(settings, on_ready=ready)

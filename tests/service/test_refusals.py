@@ -420,6 +420,17 @@ WEIGHTS_FAULTS = {
         lambda path: with_header(path, lambda header: {f"t{i}": {} for i in range(20_001)}),
         "allowed: 1 to 20000",
     ),
+    "a tensor of 64 GiB": (
+        lambda path: with_header(
+            path, lambda header: {"x": {"dtype": "F32", "shape": [1 << 34], "data_offsets": [0, 1 << 36]}}
+        ),
+        "truncated: tensor 'x' ends at byte 68719476736",
+    ),
+    "200,000 tensors": (
+        lambda path: with_header(path, lambda header: {f"tensor{i}": {"dtype": "F32"} for i in range(200_000)}),
+        "its header has",
+    ),
+    "a pickle": (lambda path: path.write_bytes(b"PK\x03\x04archive/data.pkl" * 100), "truncated"),
 }
 
 
@@ -450,6 +461,7 @@ def test_weights_that_do_not_match_their_digest_are_refused(client: Client, copy
         ("manifest.json", {"space": "elsewhere"}, "unknown search space 'elsewhere'"),
         ("manifest.json", {"num_classes": 10**9}, "allowed: 2 to 100000"),
         ("manifest.json", {"num_classes": True}, "num_classes is True"),
+        ("manifest.json", {"num_classes": 100_000}, "its classifier has the shape (10,), manifest.json says 100000"),
         ("manifest.json", {"weights": None}, "lacks a field"),
         ("predictor/predictor.json", {"space": "elsewhere"}, "the predictor was made for space 'elsewhere'"),
         (
