@@ -13,7 +13,7 @@ from service.context import Context
 from service.domain import SupernetRecord, canonical_json, digest_of, utc_now
 from service.errors import ConflictError, Fault, FaultsError, NotFoundError
 from service.folder import temporary_folder
-from service.storage import staging, subnets, supernets
+from service.storage import fronts, staging, subnets, supernets
 from service.storage.artifacts import CHUNK, ArtifactStore, stored_file
 from service.tensorfile import check_tensor_file
 from service.verify import verify_run
@@ -162,7 +162,8 @@ def delete(context: Context, supernet_id: str) -> None:
         if any(spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session)):
             raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
         supernets.delete(session, record.id)
-        ticket = staging.leave(session, {file.sha256 for file in record.files.values()})
+        lost = {file.sha256 for file in record.files.values()} | fronts.delete_of(session, record.id)
+        ticket = staging.leave(session, lost)
     staging.sweep(context.database, context.artifacts, tickets=[ticket])
     shutil.rmtree(context.settings.cache_dir / record.id, ignore_errors=True)
 

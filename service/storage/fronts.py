@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.domain import FrontRecord, FrontSpec, StoredFile
@@ -32,3 +33,9 @@ def get(session: Session, front_id: str) -> FrontRecord | None:
     if row is None:
         return None
     return FrontRecord(row.id, FrontSpec.from_dict(row.spec), StoredFile(**row.content), row.created_at)
+
+
+def delete_of(session: Session, supernet_id: str) -> set[str]:
+    """Forget a supernet's fronts; returns the digests of their files."""
+    query = delete(FrontRow).where(FrontRow.supernet_id == supernet_id).returning(FrontRow.content)
+    return {content["sha256"] for content in session.scalars(query)}

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from service.storage.jobs import ACTIVE
-from service.storage.models import JobRow, LatencyRow, RequestRow, SubnetRow, SupernetRow, TableRow
+from service.storage.models import FrontRow, JobRow, LatencyRow, RequestRow, SubnetRow, SupernetRow, TableRow
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def owners(session: Session) -> dict[str, str]:
         found |= {file["sha256"]: f"subnet {row_id}, {format}" for format, file in files.items()}
     for table_id, content in session.execute(select(TableRow.id, TableRow.content)):
         found[content["sha256"]] = f"latency table {table_id}"
+    for front_id, content in session.execute(select(FrontRow.id, FrontRow.content)):
+        found[content["sha256"]] = f"front {front_id}"
     for name, files in session.execute(select(SupernetRow.name, SupernetRow.files)):
         found |= {file["sha256"]: f"supernet {name}, {path}" for path, file in files.items()}
     return found

@@ -12,6 +12,9 @@ from small_service import SPACE, make_table, serving, small_settings
 
 from latency_tables import macs
 from service.client import Client, ServiceError
+from service.storage import retention, staging
+from service.storage.artifacts import open_artifacts
+from service.storage.database import Database
 from supernet import SubnetConfig
 
 
@@ -100,3 +103,18 @@ def test_a_front_whose_job_was_cancelled_is_said_to_be(data_copy: Path) -> None:
         assert again.json()["job"]["state"] == "queued"
         with pytest.raises(ServiceError, match="was not there after 0 s"):
             client.front("noise", wait_s=0)
+
+
+def test_a_fronts_file_is_in_use_until_its_supernet_is_deleted(data_copy: Path) -> None:
+    settings = small_settings(data_copy, front_population=20, front_generations=2)
+    artifacts = open_artifacts(settings.resolved_artifact_url)
+    database = Database(settings.resolved_database_url)
+    with serving(settings) as url, Client(url) as client:
+        client.front("noise", metric="macs")
+        with database.session() as session:
+            named = retention.owners(session)
+            assert set(artifacts.digests()) == staging.in_use(session) == named.keys()
+        assert sum(owner.startswith("front ") for owner in named.values()) == 1
+        client.delete_supernet("noise")
+    assert not set(artifacts.digests())
+    database.close()

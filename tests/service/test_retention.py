@@ -22,6 +22,7 @@ from service.jobs import host
 from service.retention import Cleaning, Limits, clean, parse_age, parse_size, take_stock
 from service.settings import Settings
 from service.storage import jobs, staging, subnets
+from service.storage import retention as retention_rows
 from service.storage.artifacts import ArtifactStore, open_artifacts
 from service.storage.database import Database
 from service.storage.jobs import Run
@@ -230,6 +231,8 @@ def test_what_is_missing_or_altered_is_reported_with_its_owner(tmp_path: Path) -
     assert found.exit_code == 1
     assert f"missing: {gone} of subnet {record.id}, safetensors; bring it back from a backup" in found.stdout
     assert f"altered: {altered}; bring it back from a backup" in found.stdout
+    with database.session() as session:
+        assert retention_rows.owners(session).keys() == staging.in_use(session)
     document = json.loads(runner.invoke(app, ["storage", "check", "--json", *arguments]).stdout)
     assert (document["missing"], document["altered"]) == ([[gone, f"subnet {record.id}, safetensors"]], None)
     database.close()
