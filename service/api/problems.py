@@ -80,11 +80,16 @@ def install(app: FastAPI) -> None:
 
 def from_error(error: errors.OnceForAllError) -> Response:
     """The problem document of one of the project's errors."""
-    status, kind = next((status, kind) for cls, status, kind in _STATUS if isinstance(error, cls))
+    status, kind = _kind_of(error)
     faults = error.faults if isinstance(error, service_errors.FaultsError) else ()
     details = error.details if isinstance(error, service_errors.InfeasibleError) else None
     headers = {"Retry-After": "5"} if status == 429 else None
     return problem(status, kind, str(error), faults=faults, details=details, headers=headers)
+
+
+def status_of(error: errors.OnceForAllError) -> int:
+    """The HTTP status of one of the project's errors."""
+    return _kind_of(error)[0]
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:
@@ -140,6 +145,10 @@ def _methods(request: Request) -> list[str]:
         if re.fullmatch(re.sub(r"\\{[^/]*?\\}", "[^/]+", re.escape(template)), path)
         for method in methods
     )
+
+
+def _kind_of(error: errors.OnceForAllError) -> tuple[int, str]:
+    return next((status, kind) for cls, status, kind in _STATUS if isinstance(error, cls))
 
 
 def _received(value: Any) -> str:
