@@ -49,7 +49,7 @@ def needed(method: str, path: str) -> KeyScope | None:
         return KeyScope.READ
     if method == "DELETE":
         return KeyScope.ADMIN
-    if path.startswith((f"{API}/subnet-requests", f"{API}/jobs")):
+    if path.startswith((f"{API}/subnet-requests", f"{API}/jobs", "/jobs")):
         return KeyScope.REQUEST
     return KeyScope.UPLOAD
 
@@ -86,7 +86,10 @@ class Access:
         sent = Headers(scope=scope).get("authorization")
         if wanted is None:
             return ANYBODY
-        challenge = _SEEN if path.startswith(API) else _ASKED
+        # a browser says where its requests come from; it knows Basic alone, and sends a key unasked only below the path
+        # of the page that asked for it
+        from_browser = "sec-fetch-site" in Headers(scope=scope)
+        challenge = _ASKED if from_browser or not path.startswith(API) else _SEEN
         if sent is None:
             if not self._settings.keys_required:
                 return ANYBODY
