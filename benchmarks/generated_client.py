@@ -4,8 +4,9 @@ Command: python -m benchmarks.generated_client   (about 2 minutes; installs open
 Result:  benchmarks/results/generated_client.json
 
 `openapi-python-client` gets an environment of its own in a temporary folder, because it pins an older typer than ours.
-It generates a package from the document of a running service; every warning of its is a failure. A program that knows
-nothing but that package then describes a device, asks for a subnet, waits for it, reads its card, and is refused once.
+It generates a package from the document of a running service. A program that knows nothing but that package then
+describes a device, asks for a subnet, waits for it, reads its figures, and is refused once. The generator's warnings
+are failures, but for bodies in YAML and CSV, which it knows nothing of (latency tables go as JSON then).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ RESULT = Path(__file__).parent / "results" / "generated_client.json"
 PROGRAM = """
 import json, sys
 from generated import Client
-from generated.api.devices import create_api_v1_devices_post as create_device
-from generated.api.subnet_requests import ask_api_v1_subnet_requests_post as ask
+from generated.api.devices import devices_create as create_device
+from generated.api.subnet_requests import subnet_requests_ask as ask
 from generated.models import Constraint, DeviceIn, SubnetRequestIn
 from generated.models import Problem, SubnetRequestOut
 
@@ -88,8 +89,11 @@ def generate(python: str, folder: Path) -> list[str]:
     command = [python, "-m", "openapi_python_client", "generate", "--path", str(folder / "openapi.json")]
     more = ["--output-path", str(folder / "out"), "--config", str(configuration)]
     done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
-    text = done.stdout + done.stderr
-    return [line for line in text.splitlines() if line.strip()] if "arning" in text or done.returncode else []
+    lines = (done.stdout + done.stderr).splitlines()
+    known = ("Unsupported content type application/yaml", "Unsupported content type text/csv")
+    warned = [number for number, line in enumerate(lines) if line.startswith("WARNING")]
+    reasons = [next((line for line in lines[number + 1 :] if line.strip()), "") for number in warned]
+    return [reason for reason in reasons if reason not in known] + (lines[-5:] if done.returncode else [])
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
         lifespan=_lifespan,
     )
     app.state.context = context

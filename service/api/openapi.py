@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from service.api.access import needed
 from service.api.idempotency import HEADER, PATTERN
@@ -76,6 +77,11 @@ CONDITIONS: list[dict[str, Any]] = [
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Refusals as `responses=` of a route."""
     return {status: _response(status) for status in statuses}
+
+
+def operation_id(route: APIRoute) -> str:
+    """What generated clients call an operation, such as ``subnet_requests_ask``."""
+    return "_".join([*map(str, route.tags[:1]), route.name]).lower().replace(" ", "_")
 
 
 def install(app: FastAPI) -> None:
