@@ -36,7 +36,7 @@ from service.storage import devices, staging, subnets
 from service.storage import fronts as front_rows
 from service.storage.artifacts import open_artifacts, stored_file
 from service.storage.database import Database
-from supernet.errors import CheckpointError, ConfigError, one_of
+from supernet.errors import CheckpointError, ConfigError, ExportError, one_of
 from supernet.evaluation import MeasuredSubnet, measure_subnet
 from supernet.export import SUFFIXES, export_network, subnet_metadata
 from supernet.images import ImagePack
@@ -198,7 +198,10 @@ class Workshop:
                 progress(f"making {format}", number / len(lacking))
                 kind = exports.MADE_ON_DEMAND[format]
                 path = folder / f"subnet{SUFFIXES[kind]}"
-                export_network(network, path, format=kind, dynamic_batch=True, metadata=metadata)
+                try:
+                    export_network(network, path, format=kind, dynamic_batch=True, metadata=metadata)
+                except ExportError as error:  # without this host's folder
+                    raise ExportError(str(error).replace(f"{folder}/", "")) from error
                 file = stored_file(path, name=path.name)
                 insert = partial(subnets.add_file, subnet_id=subnet_id, format=format, file=file)
                 self._store(folder, {format: file}, executor, insert)
