@@ -132,8 +132,20 @@ def check_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{PARTS[part]} has SHA-256 {found[:12]}..., its description says {str(expected)[:12]}...: it is"
                 " truncated, altered, or of another run; upload the files of one run as they were written"
             )
-        check_tensor_file(path, name=PARTS[part])
+        tensors = check_tensor_file(path, name=PARTS[part])
+        if part == "weights":
+            _check_classifier(tensors, manifest["num_classes"])
     return manifest, predictor
+
+
+def _check_classifier(tensors: Mapping[str, tuple[str, tuple[int, ...]]], num_classes: int) -> None:
+    """Refuse a number of classes that no tensor has, before torch makes a network of that size to compare with."""
+    shape = next((shape for name, (_, shape) in tensors.items() if name.endswith("classifier.linear.bias")), None)
+    if shape != (num_classes,):
+        raise CheckpointError(
+            f"{PARTS['weights']}: its classifier has the shape {shape}, manifest.json says {num_classes} classes;"
+            " upload the files of one run as they were written"
+        )
 
 
 def delete(context: Context, supernet_id: str) -> None:

@@ -29,7 +29,11 @@ def show_version() -> dict[str, str]:
     return {"name": "onceforall", "version": package_version()}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": "up 1\n"}}}},
+)
 def metrics(metrics: MetricsDep) -> Response:
     """Figures of this process and of the database in Prometheus's text format."""
     return Response(metrics.text(), media_type=CONTENT_TYPE)

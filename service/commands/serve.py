@@ -24,9 +24,14 @@ def serve(
     from service.server import run
     from service.settings import load_settings
 
+    settings = load_settings(data_dir=data_dir, host=host, port=port, job_workers=workers)
+
     def ready(url: str) -> None:
         typer.echo(f"serving at {url} (page), {url}/docs (API); stop with Ctrl-C")
+        if settings.keys_required:
+            typer.echo(
+                f"keys are needed here; make one with: onceforall keys create NAME --data-dir {settings.data_dir}"
+            )
 
-    settings = load_settings(data_dir=data_dir, host=host, port=port, job_workers=workers)
     logs.configure(settings)
     run(settings, on_ready=ready)

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -14,8 +14,12 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from service.domain import StoredFile, is_digest
-from supernet.errors import CheckpointError, ConfigError, StorageError, writing
+from service.errors import DamagedError
+from supernet.errors import ConfigError, StorageError, writing
 from supernet.files import sha256_file
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 CHUNK = 1 << 20
 
@@ -40,12 +44,20 @@ class ArtifactStore(ABC):
         """The bytes from `start` up to `end` (not included), in pieces.
 
         Raises:
-            CheckpointError: no such file.
+            DamagedError: no such file.
         """
 
     @abstractmethod
     def has(self, sha256: str) -> bool:
         """Whether there is such a file."""
+
+    @abstractmethod
+    def fingerprint(self, sha256: str) -> str:
+        """What changes when somebody writes the file again (on a disk: inode, time of the change, size), not a digest.
+
+        Raises:
+            DamagedError: no such file.
+        """
 
     @abstractmethod
     def digests(self) -> Iterator[str]:
@@ -56,14 +68,20 @@ class ArtifactStore(ABC):
         """Remove a file; nothing happens when it is not there."""
 
     def read(self, sha256: str) -> bytes:
-        """The whole content."""
-        return b"".join(self.chunks(sha256))
+        """The whole content.
+
+        Raises:
+            DamagedError: no such file, or its content has been altered.
+        """
+        content = b"".join(self.chunks(sha256))
+        _check(sha256, hashlib.sha256(content).hexdigest())
+        return content
 
     def copy_to(self, sha256: str, target: Path) -> None:
         """Write the content to `target` and check it against the digest.
 
         Raises:
-            CheckpointError: no such file, or its content has been altered.
+            DamagedError: no such file, or its content has been altered.
             StorageError: `target` cannot be written.
         """
         hasher = hashlib.sha256()
@@ -71,11 +89,7 @@ class ArtifactStore(ABC):
             for chunk in self.chunks(sha256):
                 hasher.update(chunk)
                 file.write(chunk)
-        if hasher.hexdigest() != sha256:
-            raise CheckpointError(
-                f"the stored file {sha256} has SHA-256 {hasher.hexdigest()}: it was altered on the disk; restore it"
-                " from a copy, or register the run again"
-            )
+        _check(sha256, hasher.hexdigest())
 
 
 class ObjectArtifacts(ArtifactStore):
@@ -104,12 +118,19 @@ class ObjectArtifacts(ArtifactStore):
         """See `ArtifactStore.chunks`."""
         size = self._size(sha256)
         if size is None:
-            raise CheckpointError(f"the stored file {sha256} is gone from the artefact store; restore it from a copy")
+            raise _gone(sha256)
         stop = size if end is None else min(end, size)
         while start < stop:
             here = min(start + CHUNK, stop)
             yield bytes(obstore.get_range(self._store, _key(sha256), start=start, end=here))
             start = here
+
+    def fingerprint(self, sha256: str) -> str:
+        """See `ArtifactStore.fingerprint`."""
+        meta = self._head(sha256)
+        if meta is None:
+            raise _gone(sha256)
+        return f"{meta['e_tag']} {meta['last_modified']} {meta['size']}"
 
     def delete(self, sha256: str) -> None:
         """See `ArtifactStore.delete`."""
@@ -129,8 +150,12 @@ class ObjectArtifacts(ArtifactStore):
                     yield name
 
     def _size(self, sha256: str) -> int | None:
+        meta = self._head(sha256)
+        return None if meta is None else meta["size"]
+
+    def _head(self, sha256: str) -> ObjectMeta | None:
         try:
-            return obstore.head(self._store, _key(sha256))["size"]
+            return obstore.head(self._store, _key(sha256))
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
@@ -181,6 +206,18 @@ def open_artifacts(url: str) -> ObjectArtifacts:
 def stored_file(path: Path, *, name: str) -> StoredFile:
     """What `put_file` would return."""
     return StoredFile(name, sha256_file(path), path.stat().st_size)
+
+
+def _check(sha256: str, found: str) -> None:
+    if found != sha256:
+        raise DamagedError(
+            f"the stored file {sha256} has SHA-256 {found}: it was altered on the disk; restore it from a copy, or"
+            " register the run again"
+        )
+
+
+def _gone(sha256: str) -> DamagedError:
+    return DamagedError(f"the stored file {sha256} is gone from the artefact store; restore it from a copy")
 
 
 def _first_line(error: Exception) -> str:
