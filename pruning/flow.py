@@ -36,6 +36,21 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Channels:
+    """The input's channels of a convolution or a group norm, which fix its number of groups.
+
+    Attributes:
+        count: their number.
+        ids: their atoms, None: all stay.
+        whole: whole groups go, and not the same channels of each.
+    """
+
+    count: int
+    ids: Ids | None
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Operand:
     """What one operand brings to an operator, in the axes of the operator's result."""
 
@@ -51,14 +66,13 @@ class Flow:
         ledger: what has been found about the atoms.
         components: of each tensor.
         work: multiply-adds of each operator.
-        inputs: by weight of a convolution or group norm, the atoms of its input's channels, None: none.
-        whole: weights of grouped convolutions that lose whole groups.
+        channels: by result of a convolution or group norm, and by name of its weight, its input's channels.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
     components: dict[Value, Components] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list)
-    inputs: dict[str, tuple[int, Ids | None]] = field(default_factory=dict)
+    channels: dict[Value | str, Channels] = field(default_factory=dict)
     _scalars: dict[Any, float] = field(default_factory=dict)
 
     def run(self, trace: Trace) -> None:
@@ -83,6 +97,15 @@ class Flow:
             found = self._leaf(value) if value.kind in ("parameter", "buffer") else ()
             self.components[value] = found
         return found
+
+    def reads(self, op: Op, component: Component | None, *, whole: bool) -> None:
+        """Note which channels a convolution or a group norm reads."""
+        result, weight = op.outs[0], op.arg("weight")
+        assert result is not None
+        channels = Channels(op.args[0].shape[1], component.ids.reshape(-1) if component is not None else None, whole)
+        self.channels[result] = channels
+        if weight is not None and weight.name:
+            self.channels[weight.name] = channels
 
     def freeze(self, components: Sequence[Component], reason: str) -> None:
         """All atoms of these components stay."""

@@ -271,7 +271,7 @@ def _convolution(flow: Flow, op: Op) -> Sequence[Components]:
             flow.freeze([part], f"{op} has a weight of an unknown make")
     parts = tuple(part for part in parts if len(part.axes) == 1)
     rows, columns = joined(parts, out_axis), joined(parts, in_axis)
-    flow.inputs[weight.name] = (x.shape[1], channels.ids.reshape(-1) if channels is not None else None)
+    flow.reads(op, channels, whole=groups >= x.shape[1] // groups)
     positions = count_of([result.shape[0], *(x.shape[2:] if transposed else result.shape[2:]), *weight.shape[2:]])
     if groups == 1:
         if x.shape[1] > 1:
@@ -482,9 +482,7 @@ def _group_norm(flow: Flow, op: Op) -> Sequence[Components]:
         kept.append(component)
     shape = tuple(x.shape[1] if axis == 1 else 1 for axis in range(ndim))
     weight, bias = op.arg("weight"), op.arg("bias")
-    if weight is not None:
-        channels = joined(tuple(kept), 1)
-        flow.inputs[weight.name] = (x.shape[1], channels.ids.reshape(-1) if channels is not None else None)
+    flow.reads(op, joined(tuple(kept), 1), whole=True)
     operands = [Operand(x.shape, tuple(kept)), _vector(flow, weight, shape), _vector(flow, bias, shape)]
     given = [weight is not None, bias is not None]
 
