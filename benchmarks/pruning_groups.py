@@ -241,11 +241,8 @@ def limited() -> Iterator[None]:
 
 
 def processor() -> str:
-    names = [
-        text.partition(":")[2].strip()
-        for text in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in text
-    ]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [text.partition(":")[2].strip() for text in lines if "model name" in text]
     return names[0] if names else platform.processor()
 
 
@@ -253,8 +250,9 @@ def line(name: str, row: dict[str, Any]) -> str:
     ours, theirs, third = row["ours"], row["oto"], row["torch_pruning"]
     peers = [f"{peer['seconds']:.2f} s" if "seconds" in peer else peer["failed"][:40] for peer in (theirs, third)]
     return (
-        f"{name}: {ours['seconds']:.2f} s, {ours['units']} units in {ours['sets']} sets, share {ours['prunable_share']:.3f}, "
-        f"error {ours['error']:.1e}, signal {ours['signal_over_error']:.0f} times, {ours['form']}; oto {peers[0]}; tp {peers[1]}"
+        f"{name}: {ours['seconds']:.2f} s, {ours['units']} units in {ours['sets']} sets, "
+        f"share {ours['prunable_share']:.3f}, error {ours['error']:.1e}, signal {ours['signal_over_error']:.0f} times, "
+        f"{ours['form']}; oto {peers[0]}; torch-pruning {peers[1]}"
     )
 
 
