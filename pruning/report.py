@@ -110,7 +110,8 @@ def as_svg(groups: ZeroInvariantGroups) -> str:
             y1, y2 = y1 + _BOX[1] / 2, y2 - _BOX[1] / 2
             middle = (y1 + y2) / 2
             parts.append(
-                f'<path d="M{x1:g} {y1:g}C{x1:g} {middle:g} {x2:g} {middle:g} {x2:g} {y2:g}" fill="none" stroke="#888"/>'
+                f'<path d="M{x1:g} {y1:g}C{x1:g} {middle:g} {x2:g} {middle:g} {x2:g} {y2:g}" '
+                f'fill="none" stroke="#888"/>'
             )
     parts += [part for node in nodes for part in _box(node, groups.sets, width)]
     return "\n".join([*parts, "</svg>", ""])
@@ -145,7 +146,7 @@ def _colour(number: int) -> str:
 
 
 def _nodes(groups: ZeroInvariantGroups) -> list[_Node]:
-    """Operators with parameters, places where tensors meet, inputs and outputs; the rest is folded into what it reads."""
+    """Operators with parameters, places where tensors meet, inputs and outputs; the rest is a part of what it reads."""
     found = groups.partition
     starts = np.cumsum([0, *(group.units for group in groups.sets)])
     of: dict[Value, list[_Node]] = {}

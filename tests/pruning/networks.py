@@ -1,4 +1,4 @@
-"""Networks of the pruning tests and benchmark that no library has in this size: U-Net, CARN, a deep ResNet, our subnets."""
+"""Networks of the pruning tests and benchmark that no library has in this size: U-Net, CARN, a deep ResNet, ours."""
 
 from __future__ import annotations
 
