@@ -226,18 +226,18 @@ def described(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def limited() -> Iterator[None]:
-    """Raise TimeoutError in what takes longer than the limit."""
+    """Raise TimeoutError in what takes more processor time than the limit."""
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"no result in {LIMIT_S} s")
+        raise TimeoutError(f"no result in {LIMIT_S} s of processor time")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT_S)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def processor() -> str:
