@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from pruning import ZeroInvariantGroups
 from pruning.selftest import run
-from supernet.files import write_json
+from supernet.files import read_json, write_json
 from tests.pruning.networks import Carn, DeepResNet, UNet, tiny_subnet
 
 RESULT = Path(__file__).parent / "results" / "pruning_groups.json"
@@ -66,7 +66,9 @@ OWN: dict[str, Callable[[], nn.Module]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", help="names of networks, such as torchvision/resnet18; default: all")
+    parser.add_argument(
+        "--only", nargs="*", help="names of networks, such as torchvision/resnet18; the rest of the file stays"
+    )
     parser.add_argument("--no-depth", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -74,12 +76,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     names = [f"torchvision/{n}" for n in TORCHVISION] + [f"timm/{n}" for n in TIMM] + [f"ours/{n}" for n in OWN]
     chosen = arguments.only or names
-    started = time.time()
-    rows = {}
+    earlier = read_json(arguments.out) if arguments.only and arguments.out.exists() else {"networks": {}, "depth": []}
+    rows = earlier["networks"]
     for name in chosen:
         rows[name] = look_at(name)
         print(line(name, rows[name]), flush=True)
-    depth = [] if arguments.no_depth else growth()
+    depth = earlier["depth"] if arguments.no_depth else growth()
     result = {
         "question": "zero-invariant groups of real networks: exact, and how fast",
         "machine": {
@@ -88,7 +90,6 @@ def main() -> None:
             "torch": torch.__version__,
             "python": sys.version.split()[0],
         },
-        "seconds": round(time.time() - started),
         "networks": rows,
         "depth": depth,
     }
