@@ -1,0 +1,224 @@
+"""Compiled passes over the rows of a `FlatUnits` on the CPU: read, multiply, shift, scale, clear.
+
+A row's numbers are runs at addresses in memory. Rows are independent, so that they are split over threads; sums are
+taken within a row, so that the result is the same whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from supernet.kernels.threads import split
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Table = tuple[Integers, Integers, Integers, Integers, Integers]
+
+_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows are.
+
+    Attributes:
+        table: by row: its tensor, its first run, its number of runs, numbers a run, and its first number in the flat
+            buffer; int64 (rows) each.
+        starts: first number of every run within its tensor, int64 (runs).
+        numbers: size of the flat buffer.
+    """
+
+    table: Table
+    starts: Integers
+    numbers: int
+
+    @property
+    def rows(self) -> int:
+        """Their number."""
+        return len(self.table[0])
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[int, Integers, int]]) -> Layout:
+        """From one part a tensor and set: the tensor's number, starts (rows, runs), numbers a run."""
+        none = np.zeros(0, np.int64)
+        tensor, runs, length = (
+            np.concatenate([none, *(np.full(len(part[1]), value(part), np.int64) for part in parts)])
+            for value in (lambda part: part[0], lambda part: part[1].shape[1], lambda part: part[2])
+        )
+        ends = np.cumsum(runs * length)
+        starts = np.concatenate([none, *(part[1].ravel() for part in parts)])
+        table = (tensor, np.cumsum(runs) - runs, runs, length, ends - runs * length)
+        return cls(table, np.ascontiguousarray(starts), int(ends[-1]) if len(ends) else 0)
+
+
+def gather(addresses: Sequence[int], layout: Layout, numbers: Floats) -> None:
+    """Copy all rows into the flat buffer."""
+    _split(_gather, layout, _memory(addresses), layout.table, layout.starts, numbers)
+
+
+def products(
+    addresses: Sequence[int], layout: Layout, before: Floats, units: Integers, count: int
+) -> Doubles:
+    """<x, x>, <x, y>, <y, y> by unit, (3, count); x from the flat buffer, y from the tensors."""
+    by_row = np.empty((layout.rows, 3))
+    _split(_products, layout, _memory(addresses), layout.table, layout.starts, before, by_row)
+    found = np.empty((3, count))
+    for i in range(3):
+        found[i] = np.bincount(units, by_row[:, i], count)
+    return found
+
+
+def shift(
+    addresses: Sequence[int], layout: Layout, before: Floats, units: Integers, factors: Doubles, zero: Flags
+) -> None:
+    """Subtract factor times x from y; units in `zero` become zero."""
+    _split(_shift, layout, _memory(addresses), layout.table, layout.starts, before, units, factors, zero)
+
+
+def scale(addresses: Sequence[int], layout: Layout, units: Integers, factors: Doubles) -> None:
+    """Multiply every unit's numbers by its factor; zero is exactly zero."""
+    _split(_scale, layout, _memory(addresses), layout.table, layout.starts, units, factors)
+
+
+def clear(addresses: Sequence[int], layout: Layout, units: Integers, zero: Flags) -> None:
+    """Units in `zero` become zero."""
+    _split(_clear, layout, _memory(addresses), layout.table, layout.starts, units, zero)
+
+
+def _memory(addresses: Sequence[int]) -> Integers:
+    return np.array(addresses, np.int64)
+
+
+def _split(kernel: Callable[..., None], layout: Layout, *arguments: Any) -> None:
+    split(kernel, layout.rows, layout.numbers, *arguments)
+
+
+def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `supernet.kernels.simd.kernel`, with sums in any order, so that LLVM takes them in vectors."""
+    compiled = partial(
+        njit, nogil=True, error_model="numpy", boundscheck=False, fastmath={"reassoc", "contract", "nsz"}
+    )
+    try:
+        result: Callable[..., Any] = compiled(cache=True)(function)
+    except RuntimeError:  # numba found no folder that can be written
+        result = compiled()(function)
+    return result
+
+
+@intrinsic  # type: ignore[misc]
+def _pointer(typing_context: Any, address: Any) -> Any:
+    """An address as a pointer, for `numba.carray`."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), emit
+
+
+@_kernel
+def _gather(memory: Integers, table: Table, starts: Integers, x: Floats, first: int, last: int) -> None:
+    tensor, first_run, runs, length, offset = table
+    for row in range(first, last):
+        n, o = length[row], offset[row]
+        for run in range(first_run[row], first_run[row] + runs[row]):
+            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            into = x[o : o + n]
+            for i in range(n):
+                into[i] = y[i]
+            o += n
+
+
+@_kernel
+def _products(
+    memory: Integers, table: Table, starts: Integers, before: Floats, by_row: Doubles, first: int, last: int
+) -> None:
+    tensor, first_run, runs, length, offset = table
+    for row in range(first, last):
+        n, o = length[row], offset[row]
+        xx, xy, yy = 0.0, 0.0, 0.0
+        for run in range(first_run[row], first_run[row] + runs[row]):
+            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            x = before[o : o + n]
+            a, b, c = np.float32(0), np.float32(0), np.float32(0)
+            for i in range(n):
+                a += x[i] * x[i]
+                b += x[i] * y[i]
+                c += y[i] * y[i]
+            xx += a
+            xy += b
+            yy += c
+            o += n
+        by_row[row, 0] = xx
+        by_row[row, 1] = xy
+        by_row[row, 2] = yy
+
+
+@_kernel
+def _shift(
+    memory: Integers,
+    table: Table,
+    starts: Integers,
+    before: Floats,
+    units: Integers,
+    factors: Doubles,
+    zero: Flags,
+    first: int,
+    last: int,
+) -> None:
+    tensor, first_run, runs, length, offset = table
+    for row in range(first, last):
+        n, o = length[row], offset[row]
+        factor = np.float32(factors[units[row]])
+        if not zero[units[row]] and factor == 0:
+            continue
+        for run in range(first_run[row], first_run[row] + runs[row]):
+            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            if zero[units[row]]:
+                y[:] = 0
+            else:
+                x = before[o : o + n]
+                for i in range(n):
+                    y[i] -= factor * x[i]
+            o += n
+
+
+@_kernel
+def _scale(
+    memory: Integers, table: Table, starts: Integers, units: Integers, factors: Doubles, first: int, last: int
+) -> None:
+    tensor, first_run, runs, length, _offset = table
+    for row in range(first, last):
+        n = length[row]
+        factor = np.float32(factors[units[row]])
+        for run in range(first_run[row], first_run[row] + runs[row]):
+            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            if factor == 0:
+                y[:] = 0
+            else:
+                for i in range(n):
+                    y[i] *= factor
+
+
+@_kernel
+def _clear(
+    memory: Integers, table: Table, starts: Integers, units: Integers, zero: Flags, first: int, last: int
+) -> None:
+    tensor, first_run, runs, length, _offset = table
+    for row in range(first, last):
+        if zero[units[row]]:
+            n = length[row]
+            for run in range(first_run[row], first_run[row] + runs[row]):
+                y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+                y[:] = 0
