@@ -1,7 +1,8 @@
 """DHSPG, the dual half-space projected gradient method of OTOv2 (ICLR 2023, section 4), around any optimiser of torch.
 
 Redundant units take trial steps that also shrink them, x - lr d - lr lambda x/||x||, and are projected to zero where
-such a step leaves the half-space around them, <trial, x> < epsilon ||x||^2. All other units are the wrapped optimiser's.
+such a step leaves the half-space around them, <trial, x> < epsilon ||x||^2. All other units are left to the wrapped
+optimiser.
 """
 
 from __future__ import annotations
@@ -142,9 +143,7 @@ class DHSPG(GroupSparseOptimizer):
     def _rates(self, units: FlatUnits) -> Tensor:
         """Learning rate of every chosen unit: the one of its set's first parameter; float64 (units.count)."""
         rates = {id(tensor): float(group["lr"]) for group in self.param_groups for tensor in group["params"]}
-        by_set = [
-            rates.get(id(self._tensors[unit_set.variables[0].name]), 0.0) for unit_set in self.groups.sets
-        ]
+        by_set = [rates.get(id(self._tensors[unit_set.variables[0].name]), 0.0) for unit_set in self.groups.sets]
         units_of_set = torch.tensor([unit_set.units for unit_set in self.groups.sets])
         every = torch.tensor(by_set, dtype=torch.float64).repeat_interleave(units_of_set)
         return every[self._redundant].to(units.device)
@@ -154,12 +153,14 @@ class DHSPG(GroupSparseOptimizer):
 
 
 def _fixed(penalty: FixedPenalty, rates: Tensor, xx: Tensor, xd: Tensor, dd: Tensor) -> Tensor:
-    """lr lambda_g/||x|| of the paper (algorithm 2).
+    """Lr lambda_g/||x|| of the paper (algorithm 2).
 
     Args:
         penalty: its constants.
         rates: learning rates lr.
-        xx, xd, dd: <x, x>, <x, lr d> and <lr d, lr d>.
+        xx: <x, x>.
+        xd: <x, lr d>.
+        dd: <lr d, lr d>.
     """
     norm = xx.sqrt()
     plain = rates * penalty.strength

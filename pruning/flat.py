@@ -4,11 +4,11 @@ A unit's numbers lie in several tensors: rows of a convolution's weight, one ent
 each tensor is seen in the order of its memory, in which a position along an axis is a few *runs* of neighbouring
 numbers. A *row* is what one unit has in one tensor; the flat buffer holds the rows tensor by tensor.
 
-On the CPU the runs are read and written where they lie by compiled kernels (`pruning.kernels`): with half of the units
-of a VGG16-BN of quarter width chosen, 0.05 ms a pass over them, where index operations a tensor took 0.20 to 0.31 ms and
-`index_add_` over all numbers 3.4 (SGD with momentum: 1.1). Everywhere else (CUDA, other precisions, no numba) the
-tensors are concatenated, and the same is done by a gather and sums over segments, which unlike `index_add_` on CUDA give
-the same bits every time: processes that train together must not drift apart.
+On the CPU the runs are read and written where they lie by compiled kernels (`pruning.kernels`): with half of the
+units of a VGG16-BN of quarter width chosen, 0.05 ms a pass over them, where index operations a tensor took 0.20 to
+0.31 ms and `index_add_` over all numbers 3.4 (SGD with momentum: 1.1). Everywhere else (CUDA, other precisions, no
+numba) the tensors are concatenated, and the same is done by a gather and sums over segments, which unlike `index_add_`
+on CUDA give the same bits every time: processes that train together must not drift apart.
 """
 
 from __future__ import annotations
@@ -167,7 +167,10 @@ class FlatUnits:
             return
         flat = torch.cat([_in_memory_order(tensor) for tensor in self.tensors])
         flat.index_copy_(0, self.positions, numbers.to(flat.dtype))
-        torch._foreach_copy_([_in_memory_order(tensor) for tensor in self.tensors], list(flat.split([tensor.numel() for tensor in self.tensors])))
+        torch._foreach_copy_(
+            [_in_memory_order(tensor) for tensor in self.tensors],
+            flat.split_with_sizes([tensor.numel() for tensor in self.tensors]),
+        )
 
     def _per_unit(self, rows: Tensor) -> Tensor:
         """Sums over the rows of every unit, in a fixed order; float64 (count)."""
@@ -188,10 +191,12 @@ class CompiledUnits(FlatUnits):
         self.numbers = torch.zeros(self.layout.numbers)
 
     def remember(self) -> None:
+        """Copy the chosen numbers into the flat buffer."""
         self.compiled.gather(self._addresses(), self.layout, self.numbers.numpy())
         self.before = self.numbers
 
     def products(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All three in one pass."""
         assert self.before is not None
         found = torch.from_numpy(
             self.compiled.products(self._addresses(), self.layout, self.before.numpy(), self.units, self.count)
@@ -199,15 +204,18 @@ class CompiledUnits(FlatUnits):
         return found[0], found[1], found[2]
 
     def shift(self, factors: Tensor, zero: Tensor) -> None:
+        """Without a pass over units that stay."""
         assert self.before is not None
         self.compiled.shift(
             self._addresses(), self.layout, self.before.numpy(), self.units, factors.numpy(), zero.numpy()
         )
 
     def scale(self, factors: Tensor) -> None:
+        """In place."""
         self.compiled.scale(self._addresses(), self.layout, self.units, factors.numpy())
 
     def clear(self, zero: Tensor) -> None:
+        """Write only."""
         self.compiled.clear(self._addresses(), self.layout, self.units, zero.numpy())
 
     def _addresses(self) -> list[int]:
@@ -223,7 +231,7 @@ def flat_units(tensors: dict[str, Tensor], sets: Sequence[UnitSet], chosen: Tens
 
 
 def _runs(name: str, tensor: Tensor, axis: int, index: Tensor) -> tuple[Tensor, int]:
-    """Starts (units, runs) and length of the runs that positions `index` (units, positions) of an axis are in memory."""
+    """Starts (units, runs) and length of the runs in memory of positions `index` (units, positions) of an axis."""
     if not _is_dense(tensor):
         raise ConfigError(
             f"parameter {name!r} of shape {tuple(tensor.shape)} has strides {tensor.stride()}, with gaps or overlaps; "

@@ -22,11 +22,11 @@ _STATE_VERSION = 1
 
 
 class GroupSparseOptimizer(Optimizer):
-    """An optimiser of torch that also prunes: after a stated step, the units it chose are zero and the target is met.
+    """An optimiser of torch that also prunes: after a stated step, units are zero and the target is met.
 
-    It stands where the wrapped optimiser stood: in learning rate schedulers, `GradScaler`, and training loops. It shares
-    the wrapped optimiser's parameter groups and state. Units that are not chosen, and all other parameters, take exactly
-    the wrapped optimiser's steps. A step that `GradScaler` skips is not counted.
+    It stands where the wrapped optimiser stood: in learning rate schedulers, `GradScaler`, and training loops. It
+    shares the wrapped optimiser's parameter groups and state. Units that are not chosen, and all other parameters, take
+    exactly the wrapped optimiser's steps. A step that `GradScaler` skips is not counted.
 
     Training in many processes (DDP) needs nothing more: parameters and averaged gradients are the same in all of them,
     and all sums here are taken in a fixed order, so that all choose the same units.
@@ -82,7 +82,7 @@ class GroupSparseOptimizer(Optimizer):
                 ("periods", periods, 1),
                 ("divisible", divisible, 1),
             )
-            if not isinstance(value, int) or isinstance(value, bool) or value < least
+            if value != int(value) or value < least
         ]
         if not faults and periods > pruning_steps:
             faults.append(f"periods is {periods}; allowed: at most one a pruning step, {pruning_steps}")
@@ -90,8 +90,8 @@ class GroupSparseOptimizer(Optimizer):
             faults.append(f"min_share is {min_share!r}; allowed: 0 to 1")
         if isinstance(optimizer, LBFGS | GroupSparseOptimizer):
             faults.append(
-                f"cannot wrap {type(optimizer).__name__}; allowed: optimisers of torch that step once a gradient, such as "
-                "SGD, Adam and AdamW"
+                f"cannot wrap {type(optimizer).__name__}; allowed: optimisers of torch that step once "
+                "a gradient, such as SGD, Adam and AdamW"
             )
         if faults:
             raise ConfigError(f"{type(self).__name__}: {'; '.join(faults)}")
@@ -102,6 +102,7 @@ class GroupSparseOptimizer(Optimizer):
         self.latencies, self._score = latencies, redundancy(score)
         self.steps = 0
         self._tensors, self._fixed = _trained(optimizer, model, groups)
+        self._zero: Tensor
         none = torch.zeros(sum(unit_set.units for unit_set in groups.sets), dtype=torch.bool)
         self._take(none, none)
         self._met = False
@@ -232,8 +233,8 @@ class GroupSparseOptimizer(Optimizer):
         own = state_dict.get(_STATE)
         if not isinstance(own, dict) or own.get("version") != _STATE_VERSION:
             raise CheckpointError(
-                f"this is no state of {type(self).__name__}: it lacks {_STATE!r} (version {_STATE_VERSION}); load the state "
-                "of a plain optimiser into the wrapped one, before wrapping it"
+                f"this is no state of {type(self).__name__}: it lacks {_STATE!r} (version {_STATE_VERSION}); load the "
+                "state of a plain optimiser into the wrapped one, before wrapping it"
             )
         differing = [
             f"{name} {own['settings'].get(name)!r} (here {value!r})"
@@ -242,7 +243,8 @@ class GroupSparseOptimizer(Optimizer):
         ]
         if differing:
             raise CheckpointError(
-                f"the state was saved with {'; '.join(differing)}; make the optimiser with the same settings, then load it"
+                f"the state was saved with {'; '.join(differing)}; make the optimiser with the same "
+                "settings, then load it"
             )
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != _STATE})
         self.steps, self._met = own["steps"], own["met"]
@@ -265,9 +267,7 @@ class GroupSparseOptimizer(Optimizer):
         self._take(redundant, self._zero_of_all())
 
     def _choose_by(self, scores: list[Tensor] | tuple[Tensor, ...]) -> tuple[Order, Choice]:
-        order = Order(
-            self.groups.sets, scores, divisible=self.divisible, min_share=self.min_share, fixed=self._fixed
-        )
+        order = Order(self.groups.sets, scores, divisible=self.divisible, min_share=self.min_share, fixed=self._fixed)
         return order, choose(self.groups, order, self.target, self.latencies)
 
     def _scores(self) -> Tensor:
@@ -297,7 +297,7 @@ class GroupSparseOptimizer(Optimizer):
         return zero
 
     def _by_set(self, values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(values.split([unit_set.units for unit_set in self.groups.sets]))
+        return tuple(values.split_with_sizes([unit_set.units for unit_set in self.groups.sets]))
 
 
 def _trained(

@@ -1,7 +1,7 @@
 """HESSO, the hybrid efficient structured sparse optimiser (2024): redundant units fade out, in periods of choice.
 
-Beside `DHSPG` it needs no penalty and no projection: a redundant unit is what the wrapped optimiser makes of it, times a
-factor that brings it to zero by the end of its period. Units are chosen a share at a time, so that the later ones are
+Beside `DHSPG` it needs no penalty and no projection: a redundant unit is what the wrapped optimiser makes of it, times
+a factor that brings it to zero by the end of its period. Units are chosen a share at a time, so that the later ones are
 judged by a network that has already lost the earlier.
 """
 
@@ -50,7 +50,7 @@ class HESSO(GroupSparseOptimizer):
             target=target,
             start_pruning_step=start_pruning_step,
             pruning_steps=pruning_steps,
-            periods=min(periods, pruning_steps) if isinstance(pruning_steps, int) and pruning_steps > 0 else periods,
+            periods=max(1, min(periods, pruning_steps)),
             divisible=divisible,
             min_share=min_share,
             score=score,

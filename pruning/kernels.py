@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from supernet.kernels.threads import split
 
@@ -52,15 +52,13 @@ class Layout:
     @classmethod
     def of(cls, parts: Sequence[tuple[int, Integers, int]]) -> Layout:
         """From one part a tensor and set: the tensor's number, starts (rows, runs), numbers a run."""
-        none = np.zeros(0, np.int64)
-        tensor, runs, length = (
-            np.concatenate([none, *(np.full(len(part[1]), value(part), np.int64) for part in parts)])
-            for value in (lambda part: part[0], lambda part: part[1].shape[1], lambda part: part[2])
-        )
+        facts = [(number, starts.shape[1], length) for number, starts, length in parts]
+        rows = np.array([len(starts) for _, starts, _ in parts], np.int64)
+        tensor, runs, length = np.array(facts, np.int64).reshape(-1, 3).T.repeat(rows, axis=1)
         ends = np.cumsum(runs * length)
-        starts = np.concatenate([none, *(part[1].ravel() for part in parts)])
+        first_numbers = np.concatenate([np.zeros(0, np.int64), *(starts.ravel() for _, starts, _ in parts)])
         table = (tensor, np.cumsum(runs) - runs, runs, length, ends - runs * length)
-        return cls(table, np.ascontiguousarray(starts), int(ends[-1]) if len(ends) else 0)
+        return cls(table, first_numbers, int(ends[-1]) if len(ends) else 0)
 
 
 def gather(addresses: Sequence[int], layout: Layout, numbers: Floats) -> None:
@@ -68,9 +66,7 @@ def gather(addresses: Sequence[int], layout: Layout, numbers: Floats) -> None:
     _split(_gather, layout, _memory(addresses), layout.table, layout.starts, numbers)
 
 
-def products(
-    addresses: Sequence[int], layout: Layout, before: Floats, units: Integers, count: int
-) -> Doubles:
+def products(addresses: Sequence[int], layout: Layout, before: Floats, units: Integers, count: int) -> Doubles:
     """<x, x>, <x, y>, <y, y> by unit, (3, count); x from the flat buffer, y from the tensors."""
     by_row = np.empty((layout.rows, 3))
     _split(_products, layout, _memory(addresses), layout.table, layout.starts, before, by_row)
@@ -117,7 +113,12 @@ def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return result
 
 
-@intrinsic  # type: ignore[misc]
+def _instruction(emitter: Callable[..., Any]) -> Any:
+    """A function for kernels that becomes one of LLVM's instructions."""
+    return intrinsic(emitter)
+
+
+@_instruction
 def _pointer(typing_context: Any, address: Any) -> Any:
     """An address as a pointer, for `numba.carray`."""
 
@@ -133,7 +134,7 @@ def _gather(memory: Integers, table: Table, starts: Integers, x: Floats, first: 
     for row in range(first, last):
         n, o = length[row], offset[row]
         for run in range(first_run[row], first_run[row] + runs[row]):
-            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
             into = x[o : o + n]
             for i in range(n):
                 into[i] = y[i]
@@ -147,18 +148,18 @@ def _products(
     tensor, first_run, runs, length, offset = table
     for row in range(first, last):
         n, o = length[row], offset[row]
-        xx, xy, yy = 0.0, 0.0, 0.0
+        xx, xy, yy = np.float64(0), np.float64(0), np.float64(0)
         for run in range(first_run[row], first_run[row] + runs[row]):
-            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
             x = before[o : o + n]
             a, b, c = np.float32(0), np.float32(0), np.float32(0)
             for i in range(n):
                 a += x[i] * x[i]
                 b += x[i] * y[i]
                 c += y[i] * y[i]
-            xx += a
-            xy += b
-            yy += c
+            xx += np.float64(a)
+            xy += np.float64(b)
+            yy += np.float64(c)
             o += n
         by_row[row, 0] = xx
         by_row[row, 1] = xy
@@ -184,7 +185,7 @@ def _shift(
         if not zero[units[row]] and factor == 0:
             continue
         for run in range(first_run[row], first_run[row] + runs[row]):
-            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
             if zero[units[row]]:
                 y[:] = 0
             else:
@@ -203,7 +204,7 @@ def _scale(
         n = length[row]
         factor = np.float32(factors[units[row]])
         for run in range(first_run[row], first_run[row] + runs[row]):
-            y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+            y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
             if factor == 0:
                 y[:] = 0
             else:
@@ -220,5 +221,5 @@ def _clear(
         if zero[units[row]]:
             n = length[row]
             for run in range(first_run[row], first_run[row] + runs[row]):
-                y = numba.carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
                 y[:] = 0

@@ -36,7 +36,8 @@ Redundancy = Callable[[UnitSums], Tensor]
 def oto(sums: UnitSums) -> Tensor:
     """The score of OTOv2, section 4.1: half for a gradient step that shrinks the unit, half for its small magnitude.
 
-    1/2 norm(cos(-x, -gradient)) + 1/2 norm(1 / average magnitude), norm(...) over the units of all sets. Average magnitude is the root mean square.
+    1/2 norm(cos(-x, -gradient)) + 1/2 norm(1 / average magnitude), norm(...) over the units of all sets, the average
+    being the root mean square.
     Both parts are brought to 0 ... 1 by their rank, where the paper divides: one unit that is nearly zero has an
     inverse magnitude that makes all others look alike.
     """
@@ -73,7 +74,7 @@ def redundancy(name_or_function: str | Redundancy) -> Redundancy:
 
 def _ranked(values: Tensor) -> Tensor:
     """Ranks from 0 to 1; equal values share the mean of their ranks."""
-    _, place, amount = values.unique(return_inverse=True, return_counts=True)
+    _, place, amount = torch.unique(values, return_inverse=True, return_counts=True)
     last = amount.cumsum(0) - 1
-    rank = last - (amount - 1) / 2
-    return rank[place] / max(len(values) - 1, 1)
+    rank: Tensor = (last - (amount - 1) / 2) / max(len(values) - 1, 1)
+    return rank[place]

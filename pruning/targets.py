@@ -65,7 +65,8 @@ class Target:
         for limit in self.limits:
             if limit.metric not in (*_COUNTED, "latency_ms") or limit.quantile is not None:
                 raise ConfigError(
-                    f"target: {limit}; allowed: sparsity, macs, params, latency_ms@DEVICE without a percentile; {EXAMPLE}"
+                    f"target: {limit}; allowed: sparsity, macs, params, latency_ms@DEVICE without a percentile; "
+                    f"{EXAMPLE}"
                 )
             if limit.relative and limit.max > 1:
                 raise ConfigError(f"target: {limit}; allowed: shares up to 100 % of the dense model; {EXAMPLE}")
@@ -133,7 +134,8 @@ class Order:
 
     Args:
         sets: the sets of units.
-        scores: redundancy, float (units) a set; the highest goes first, of equal ones the first. Infinite: gone already.
+        scores: redundancy, float (units) a set; the highest goes first, of equal ones the first. Infinite: it is
+            gone already.
         divisible: the number of units that a cut set keeps is a multiple of it.
         min_share: least share of a set's units that stay; one unit always does.
         fixed: sets (by number) that keep all their units.
@@ -223,8 +225,8 @@ def choose(groups: PrunableGroups, order: Order, target: Target, latencies: Late
             for name in limits
         )
         raise InfeasibleBudgetError(
-            f"target {target} is out of reach: with all units pruned that may be, {reached} remain; choose a higher limit, "
-            "or let more go: a lower min_share or divisible, fewer kept or untrained layers"
+            f"target {target} is out of reach: with all units pruned that may be, {reached} remain; choose a higher "
+            "limit, or let more go: a lower min_share or divisible, fewer kept or untrained layers"
         )
     low, high = 0, len(order)  # `high` meets the target
     while low < high:
