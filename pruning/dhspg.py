@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from pruning.flat import FlatUnits
@@ -74,7 +74,7 @@ class DHSPG(GroupSparseOptimizer):
     ||x||, whatever the learning rates are, and the last step projects what is left.
 
     Args:
-        optimizer, model, groups, target, start_pruning_step, pruning_steps, periods, divisible, min_share, score,
+        optimizer, groups, target, start_pruning_step, pruning_steps, periods, divisible, min_share, score,
             latencies: see `GroupSparseOptimizer`.
         penalty: None: as above. Else the paper's, which meets the target when it does: `pruning_steps` then says no
             more than the last period's choice.
@@ -84,7 +84,6 @@ class DHSPG(GroupSparseOptimizer):
     def __init__(
         self,
         optimizer: Optimizer,
-        model: nn.Module,
         groups: PrunableGroups,
         *,
         target: Target | str,
@@ -103,7 +102,6 @@ class DHSPG(GroupSparseOptimizer):
         self.penalty, self.epsilon = penalty, epsilon
         super().__init__(
             optimizer,
-            model,
             groups,
             target=target,
             start_pruning_step=start_pruning_step,

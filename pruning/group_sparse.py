@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from pruning.flat import FlatUnits, flat_units
 from pruning.redundancy import Redundancy, UnitSums, redundancy
 from pruning.targets import Choice, Latencies, Order, PrunableGroups, Target, choose, costs_of
+from pruning.units import parameters_by_name
 from supernet.errors import CheckpointError, ConfigError
 
 _STATE = "pruning"
@@ -33,8 +33,7 @@ class GroupSparseOptimizer(Optimizer):
 
     Args:
         optimizer: the optimiser to wrap; any of `torch.optim` whose step needs no closure: SGD, Adam, AdamW, ...
-        model: what it trains; one that is wrapped by `DistributedDataParallel` is looked into.
-        groups: the model's zero-invariant groups.
+        groups: the zero-invariant groups of the model that it trains.
         target: what is to be met, a `Target` or its text, such as ``macs=0.5``.
         start_pruning_step: steps of the wrapped optimiser alone, before units are chosen.
         pruning_steps: steps from the choice until all chosen units are zero and the target is met.
@@ -55,7 +54,6 @@ class GroupSparseOptimizer(Optimizer):
     def __init__(
         self,
         optimizer: Optimizer,
-        model: nn.Module,
         groups: PrunableGroups,
         *,
         target: Target | str,
@@ -101,7 +99,7 @@ class GroupSparseOptimizer(Optimizer):
         self.divisible, self.min_share = divisible, min_share
         self.latencies, self._score = latencies, redundancy(score)
         self.steps = 0
-        self._tensors, self._fixed = _trained(optimizer, model, groups)
+        self._tensors, self._fixed = _trained(optimizer, groups)
         self._zero: Tensor
         none = torch.zeros(sum(unit_set.units for unit_set in groups.sets), dtype=torch.bool)
         self._take(none, none)
@@ -300,23 +298,20 @@ class GroupSparseOptimizer(Optimizer):
         return tuple(values.split_with_sizes([unit_set.units for unit_set in self.groups.sets]))
 
 
-def _trained(
-    optimizer: Optimizer, model: nn.Module, groups: PrunableGroups
-) -> tuple[dict[str, Tensor], frozenset[int]]:
+def _trained(optimizer: Optimizer, groups: PrunableGroups) -> tuple[dict[str, Tensor], frozenset[int]]:
     """Parameters by name, and the sets that keep all units because a parameter of theirs is not trained."""
-    module = model.module if isinstance(model, DistributedDataParallel) else model
-    tensors = cast(dict[str, Tensor], dict(module.named_parameters()))
+    tensors = parameters_by_name(groups.model)
     names = {entries.name for unit_set in groups.sets for entries in unit_set.variables}
     if unknown := sorted(names - set(tensors)):
         raise ConfigError(
             f"the groups name {len(unknown)} parameters that the model lacks, such as {unknown[0]!r}; "
-            "make the groups from this model, unwrapped and before any change of it"
+            "make the groups again from the model as it is now"
         )
     given = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
     if not given & {id(tensor) for tensor in tensors.values()}:
         raise ConfigError(
             f"none of the optimiser's {len(given)} parameters is one of the model's {len(tensors)}; make it with "
-            "model.parameters() of the same model, after the model was moved to its device"
+            "the parameters of the model that the groups were made of, and not of a copy"
         )
     trained = {name for name, tensor in tensors.items() if tensor.requires_grad and id(tensor) in given}
     fixed = frozenset(

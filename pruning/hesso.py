@@ -8,7 +8,7 @@ judged by a network that has already lost the earlier.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from pruning.flat import FlatUnits
@@ -24,14 +24,13 @@ class HESSO(GroupSparseOptimizer):
     left counts the steps to the period's end, this one included.
 
     Args:
-        optimizer, model, groups, target, start_pruning_step, pruning_steps, periods, divisible, min_share, score,
+        optimizer, groups, target, start_pruning_step, pruning_steps, periods, divisible, min_share, score,
             latencies: see `GroupSparseOptimizer`.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
-        model: nn.Module,
         groups: PrunableGroups,
         *,
         target: Target | str,
@@ -45,7 +44,6 @@ class HESSO(GroupSparseOptimizer):
     ) -> None:
         super().__init__(
             optimizer,
-            model,
             groups,
             target=target,
             start_pruning_step=start_pruning_step,

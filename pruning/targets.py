@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latency_tables import Budget, Limit
 from pruning.units import Cost, Masks, UnitSet
@@ -38,7 +38,11 @@ class PrunableGroups(Protocol):
     def sets(self) -> tuple[UnitSet, ...]:
         """The sets of units."""
 
-    def count(self, keep: Masks) -> Cost:
+    @property
+    def model(self) -> nn.Module:
+        """The model whose groups these are."""
+
+    def count(self, kept: Masks) -> Cost:
         """Exact cost of the compact model that keeps these units."""
 
 

@@ -27,6 +27,7 @@ def chain(*, side: int = 8, widths: tuple[int, ...] = (6, 8, 5), classes: int = 
 class ChainGroups:
     """The groups of `chain`: all channels of each convolution."""
 
+    model: nn.Module
     sets: tuple[UnitSet, ...]
     widths: tuple[int, ...]
     pixels: int
@@ -50,15 +51,15 @@ class ChainGroups:
                 )
             )
         widths = tuple(unit_set.units for unit_set in sets)
-        return cls(tuple(sets), widths, int(net.side) ** 2, net[-1].out_features)
+        return cls(net, tuple(sets), widths, int(net.side) ** 2, net[-1].out_features)
 
-    def count(self, keep: Masks) -> Cost:
-        kept = [int(mask.sum()) for mask in keep]
+    def count(self, kept: Masks) -> Cost:
+        widths = [int(mask.sum()) for mask in kept]
         macs = params = 0
-        for before, after in zip([3, *kept], kept, strict=False):
+        for before, after in zip([3, *widths], widths, strict=False):
             macs += self.pixels * before * after * 9
             params += before * after * 9 + 3 * after
-        return Cost(macs + kept[-1] * self.classes, params + (kept[-1] + 1) * self.classes)
+        return Cost(macs + widths[-1] * self.classes, params + (widths[-1] + 1) * self.classes)
 
 
 def batch(seed: int = 0, *, side: int = 8, classes: int = 4, count: int = 16) -> tuple[Tensor, Tensor]:

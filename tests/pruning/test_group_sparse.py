@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def base(request: pytest.FixtureRequest) -> Callable[..., Optimizer]:
 
 def prune(method: Make, base: Callable[..., Optimizer], net: nn.Sequential, **settings: Any) -> GroupSparseOptimizer:
     settings = {"target": "macs=0.5", "start_pruning_step": START, "pruning_steps": STEPS, **settings}
-    return method(base(net.parameters()), net, ChainGroups.of(net), **settings)
+    return method(base(net.parameters()), ChainGroups.of(net), **settings)
 
 
 def zeros(net: nn.Sequential) -> Tensor:
@@ -176,7 +177,7 @@ def test_frozen_parameters_keep_their_units(method: Make, base: Callable[..., Op
 def test_parameters_that_the_optimiser_does_not_train_keep_their_units(method: Make) -> None:
     net = chain()
     base = SGD([parameter for name, parameter in net.named_parameters() if name != "4.bias"], lr=0.05)
-    optimizer = method(base, net, ChainGroups.of(net), target="sparsity=0.3", start_pruning_step=0, pruning_steps=STEPS)
+    optimizer = method(base, ChainGroups.of(net), target="sparsity=0.3", start_pruning_step=0, pruning_steps=STEPS)
     for step in range(STEPS):
         backward(net, step)
         optimizer.step()
@@ -316,19 +317,19 @@ def test_parameters_of_another_model_are_refused(method: Make) -> None:
     net = chain()
     settings = {"target": "macs=0.5", "start_pruning_step": 1, "pruning_steps": 3}
     with pytest.raises(ConfigError, match="none of the optimiser's 14 parameters is one of the model's 14"):
-        method(SGD(chain().parameters(), lr=0.1), net, ChainGroups.of(net), **settings)
+        method(SGD(chain().parameters(), lr=0.1), ChainGroups.of(net), **settings)
     with pytest.raises(ConfigError, match=r"parameters that the model lacks, such as '0\.bias'"):
-        method(SGD(net.parameters(), lr=0.1), net[1:], ChainGroups.of(net), **settings)
+        method(SGD(net.parameters(), lr=0.1), replace(ChainGroups.of(net), model=net[1:]), **settings)
 
 
 def test_optimisers_with_other_steps_are_refused(method: Make) -> None:
     net = chain()
     settings = {"target": "macs=0.5", "start_pruning_step": 1, "pruning_steps": 3}
     with pytest.raises(ConfigError, match="cannot wrap LBFGS"):
-        method(torch.optim.LBFGS(net.parameters()), net, ChainGroups.of(net), **settings)
-    wrapped = HESSO(SGD(net.parameters(), lr=0.1), net, ChainGroups.of(net), **settings)
+        method(torch.optim.LBFGS(net.parameters()), ChainGroups.of(net), **settings)
+    wrapped = HESSO(SGD(net.parameters(), lr=0.1), ChainGroups.of(net), **settings)
     with pytest.raises(ConfigError, match="cannot wrap HESSO"):
-        method(wrapped, net, ChainGroups.of(net), **settings)
+        method(wrapped, ChainGroups.of(net), **settings)
 
 
 def test_states_of_others_are_refused(method: Make) -> None:
