@@ -7,6 +7,8 @@ OnceForAllError
 ├── RunBusyError           another process is at work in the same run folder
 ├── StorageError           the disk is full, read-only, or the path cannot be written
 ├── ExportError            an exported network that does not compute what the subnet computes
+├── CaptureError           a model whose computation cannot be followed
+├── ConstructionError      a compact network that does not compute what the pruned model computes
 ├── MissingPackageError    a package of an optional extra that is not installed
 ├── TableError             a latency table that is malformed or lacks rows
 └── InfeasibleBudgetError  no subnet of the space meets the budget
@@ -54,6 +56,14 @@ class StorageError(OnceForAllError):
 
 class ExportError(OnceForAllError):
     """An exported network that does not compute what the subnet computes."""
+
+
+class CaptureError(OnceForAllError):
+    """A model whose computation cannot be followed."""
+
+
+class ConstructionError(OnceForAllError):
+    """A compact network that does not compute what the pruned model computes."""
 
 
 class MissingPackageError(OnceForAllError):

@@ -1,0 +1,379 @@
+"""From atoms to sets of units: what goes together, what stays and why, and what any choice of units costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from pruning.flow import Flow, Work
+from pruning.provenance import Component, Ids
+from pruning import rules_compute  # noqa: F401 registers its rules
+from pruning.rules_moves import AXES, RESHAPES, SAME
+from pruning.trace import Op, Trace, Value
+from pruning.units import Cost, Entries, Masks, UnitSet, check_masks
+
+_KEPT = -1  # the unit of a position that no unit owns
+_SINGLE = "a single unit; one always stays"
+_UNREAD = "nothing reads it"
+_MOVES = frozenset((*SAME, *RESHAPES, *AXES))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partition:
+    """The units of a model.
+
+    Attributes:
+        sets: units that are tied across the same layers, in the order of the model's parameters.
+        frozen: by name of a parameter whose rows stay, all or some, the reason.
+        unit_of: by atom, the unit (numbered through all sets) or -1: it stays.
+        flow: the atoms of all tensors.
+        costs: what any choice of units costs.
+    """
+
+    sets: tuple[UnitSet, ...]
+    frozen: dict[str, str]
+    unit_of: Ids
+    flow: Flow
+    costs: CostTable
+
+    def kept(self, ids: Ids, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of these atoms stay.
+
+        Args:
+            ids: atoms or `FIXED`.
+            keep: by unit, numbered through all sets, whether it stays.
+        """
+        units = np.where(ids >= 0, self.unit_of[ids], _KEPT)
+        return np.where(units >= 0, keep[units], True) if len(keep) else np.ones(ids.shape, bool)
+
+
+def partition(trace: Trace, keep: Sequence[str] = ()) -> Partition:
+    """Find the units of a recorded run.
+
+    Args:
+        trace: of a model in evaluation mode.
+        keep: names of parameters whose rows stay.
+    """
+    flow = Flow()
+    flow.run(trace)
+    classes = _settle(flow, trace)
+    ledger = flow.ledger
+    needed = ledger.needed()
+    rows = np.zeros(ledger.size + 1, bool)
+    for ids in ledger.rows:
+        rows[ids] = True
+    produced = needed | rows[:-1]
+    places = _Places(flow)
+    is_parameter = places.parameter[places.leaf]
+    marks = produced[places.atom] & np.isin(places.leaf, [i for i, name in enumerate(places.names) if name in set(keep)])
+    reasons = _Reasons(classes, [*ledger.frozen, (places.atom[marks], "kept as asked")])
+    number = int(classes.max()) + 1 if len(classes) else 0
+    variable = needed[places.atom] & is_parameter
+    valid = np.zeros(number, bool)
+    valid[classes[places.atom[variable]]] = True
+    valid[reasons.of >= 0] = False
+    chosen = valid[classes[places.atom]]
+    found = _sets(places, chosen, classes, variable, rows)
+    unit_of_class = np.full(number, _KEPT, np.int64)
+    for unit, members in enumerate(found.classes):
+        unit_of_class[members] = unit
+    unit_of = unit_of_class[classes] if number else np.zeros(0, np.int64)
+    frozen = _frozen(places, produced, is_parameter, classes, unit_of, reasons, found.single)
+    return Partition(found.sets, frozen, unit_of, flow, CostTable.build(flow, trace, unit_of, found.sets))
+
+
+class _Places:
+    """All positions of all axes of parameters and buffers, as arrays of one entry a position."""
+
+    def __init__(self, flow: Flow) -> None:
+        leaves = flow.ledger.leaves
+        self.names = list(leaves)
+        self.shapes = [leaf.shape for leaf in leaves.values()]
+        self.parameter = np.array([leaf.kind == "parameter" for leaf in leaves.values()], bool)
+        sizes = [(i, axis, n) for i, shape in enumerate(self.shapes) for axis, n in enumerate(shape)]
+        lengths = np.array([n for _, _, n in sizes], np.int64)
+        self.leaf = np.repeat(np.array([i for i, _, _ in sizes], np.int64), lengths)
+        self.axis = np.repeat(np.array([axis for _, axis, _ in sizes], np.int64), lengths)
+        total = int(lengths.sum())
+        starts = np.cumsum(lengths) - lengths
+        self.position = np.arange(total) - np.repeat(starts, lengths)
+        first = np.array([leaf.first[axis] for leaf in leaves.values() for axis in range(len(leaf.shape))], np.int64)
+        self.atom = self.position + np.repeat(first, lengths)
+
+
+class _Reasons:
+    """By class, the number of the first reason for which it stays, -1: none."""
+
+    def __init__(self, classes: Ids, frozen: Sequence[tuple[Ids, str]]) -> None:
+        self.texts = [text for _, text in frozen]
+        self.of = np.full(int(classes.max()) + 1 if len(classes) else 0, -1, np.int64)
+        for place in range(len(frozen) - 1, -1, -1):
+            ids = frozen[place][0]
+            self.of[classes[ids[ids >= 0]]] = place
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    sets: tuple[UnitSet, ...]
+    classes: list[Any]
+    single: NDArray[np.int64]
+
+
+def _sets(
+    places: _Places, chosen: NDArray[np.bool_], classes: Ids, variable: NDArray[np.bool_], rows: NDArray[np.bool_]
+) -> _Found:
+    """Classes that touch the same axes equally often, and in the same roles, are the units of one set."""
+    where = np.flatnonzero(chosen)
+    if not len(where):
+        return _Found((), [], np.zeros(0, np.int64))
+    own = classes[places.atom[where]]
+    kind = (places.leaf[where] * 8 + places.axis[where]) * 2 + variable[where]
+    members, unit = np.unique(own, return_inverse=True)
+    first = np.full(len(members), np.iinfo(np.int64).max)
+    np.minimum.at(first, unit[variable[where]], places.atom[where][variable[where]])
+    signature = np.zeros(len(members), np.uint64)
+    np.add.at(signature, unit, _scrambled(kind))
+    _, group = np.unique(signature, return_inverse=True)
+    lead = np.full(int(group.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(lead, group, first)
+    size = np.bincount(group)
+    place_of_group = np.empty(len(lead), np.int64)
+    place_of_group[np.argsort(lead)] = np.arange(len(lead))
+    order = np.lexsort((places.position[where], first[unit], kind, place_of_group[group[unit]]))
+    key = np.stack([place_of_group[group[unit]][order], kind[order]])
+    cuts = np.flatnonzero(np.r_[True, (key[:, 1:] != key[:, :-1]).any(0)])
+    ends = np.r_[cuts[1:], len(order)]
+    by_set: dict[int, list[tuple[int, Ids]]] = {}
+    for start, end in zip(cuts, ends, strict=True):
+        by_set.setdefault(int(key[0, start]), []).append((int(key[1, start]), where[order[start:end]]))
+    sets: list[UnitSet] = []
+    units: list[Any] = []
+    used: dict[str, int] = {}
+    sorted_groups = np.argsort(lead)
+    by_first = np.argsort(first, kind="stable")
+    by_group = by_first[np.argsort(group[by_first], kind="stable")]
+    begin = np.cumsum(size) - size
+    for place, group_number in enumerate(sorted_groups):
+        count = int(size[group_number])
+        if count == 1:
+            continue
+        entries: tuple[list[Entries], list[Entries]] = ([], [])
+        producers: list[str] = []
+        for kind_number, positions in by_set[place]:
+            leaf, axis = divmod(kind_number // 2, 8)
+            index = torch.from_numpy(places.position[positions].reshape(count, -1).copy())
+            is_variable = bool(kind_number % 2)
+            entries[0 if is_variable else 1].append(Entries(places.names[leaf], axis, index))
+            if is_variable and rows[places.atom[positions[0]]]:
+                producers.append(places.names[leaf])
+        name = _set_name(producers or [e.name for e in entries[0]])
+        used[name] = used.get(name, 0) + 1
+        if used[name] > 1:
+            name = f"{name} #{used[name]}"
+        sets.append(UnitSet(name, count, tuple(entries[0]), tuple(entries[1])))
+        units += list(members[by_group[begin[group_number] : begin[group_number] + count]])
+    return _Found(tuple(sets), units, members[size[group] == 1])
+
+
+def _scrambled(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Well-mixed 64-bit numbers, so that sums of different ones differ (splitmix64's finaliser)."""
+    x = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _set_name(producers: Sequence[str]) -> str:
+    modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in producers))
+    return modules[0] if len(modules) == 1 else f"{modules[0]} + {len(modules) - 1} more"
+
+
+def _frozen(
+    places: _Places,
+    produced: NDArray[np.bool_],
+    is_parameter: NDArray[np.bool_],
+    classes: Ids,
+    unit_of: Ids,
+    reasons: _Reasons,
+    single: NDArray[np.int64],
+) -> dict[str, str]:
+    """Why rows of a parameter stay: the reason of the first of them."""
+    rows = produced[places.atom] & is_parameter
+    stay = rows & (unit_of[places.atom] < 0)
+    singles = set(single.tolist())
+    total = np.bincount(places.leaf[rows], minlength=len(places.names))
+    kept = np.bincount(places.leaf[stay], minlength=len(places.names))
+    first = np.full(len(places.names), -1, np.int64)
+    where = np.flatnonzero(stay)
+    first[places.leaf[where[::-1]]] = where[::-1]
+    found = {}
+    for leaf in np.flatnonzero(kept):
+        owner = int(classes[places.atom[first[leaf]]])
+        text = reasons.texts[reasons.of[owner]] if reasons.of[owner] >= 0 else _SINGLE if owner in singles else _UNREAD
+        part = "" if kept[leaf] == total[leaf] else f"{kept[leaf]} of {total[leaf]} channels: "
+        found[places.names[leaf]] = part + text
+    return found
+
+
+def _settle(flow: Flow, trace: Trace) -> Ids:
+    """Classes of atoms, after tensors whose axes cannot shrink apart have been tied further.
+
+    Where channels are spread over two axes (groups and channels in a group) and any of them may go, the tensor would
+    not be a box any more. That is fine while elements are only moved, as in a channel shuffle, since the movement can
+    be replaced by one of whole channels; otherwise the shorter axis is tied.
+    """
+    classes = flow.ledger.classes()
+    joint = [(v, c) for v, components in flow.components.items() for c in components if len(c.axes) > 1]
+    stuck = _stuck(classes, joint)
+    if not stuck:
+        return classes
+    free = _movable(trace, {id(value) for value, _ in stuck}, flow)
+    while stuck:
+        for value, component in stuck:
+            if id(value) not in free:
+                longest = max(component.axes, key=lambda axis: component.ids.shape[axis])
+                others = [axis for axis in component.axes if axis != longest]
+                flow.collapse(component, others, "its tensor could not be cut to a box")
+        classes = flow.ledger.classes()
+        stuck = [(v, c) for v, c in _stuck(classes, joint) if id(v) not in free]
+    return classes
+
+
+def _stuck(classes: Ids, joint: Sequence[tuple[Value, Component]]) -> list[tuple[Value, Component]]:
+    found = []
+    for value, component in joint:
+        own = np.where(component.ids >= 0, classes[component.ids], -1)
+        varying = [axis for axis in component.axes if (own != own.take([0], axis)).any()]
+        if len(varying) > 1:
+            found.append((value, component))
+    return found
+
+
+def _movable(trace: Trace, stuck: set[int], flow: Flow) -> set[int]:
+    """The stuck tensors that lie between two tensors of one shape, with nothing but movements between them."""
+    regions: dict[int, int] = {}
+
+    def find(item: int) -> int:
+        while regions.setdefault(item, item) != item:
+            item = regions[item]
+        return item
+
+    bad: set[int] = set()
+    borders: dict[int, set[tuple[int, ...]]] = {}
+    touching: list[tuple[Op, list[Value], list[Value]]] = []
+    for op in trace.ops:
+        inner = [v for v in (*op.tensors(), *(o for o in op.outs if o is not None)) if id(v) in stuck]
+        if inner:
+            outer = [v for v in (*op.tensors(), *(o for o in op.outs if o is not None)) if id(v) not in stuck]
+            touching.append((op, inner, outer))
+            for value in inner[1:]:
+                regions[find(id(value))] = find(id(inner[0]))
+    for op, inner, outer in touching:
+        root = find(id(inner[0]))
+        if op.name not in _MOVES:
+            bad.add(root)
+        for value in outer:
+            borders.setdefault(root, set()).add(value.shape)
+            if any(len(component.axes) > 1 for component in flow.of(value)):
+                bad.add(root)
+    return {item for item in stuck if find(item) not in bad and len(borders.get(find(item), ())) == 1}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CostTable:
+    """Counts of kept positions as a linear map of kept units, and costs as products of counts.
+
+    Attributes:
+        offsets: kept positions by array of atoms that no unit owns.
+        weights: (arrays, units) positions of each unit.
+        work, numbers: for multiply-adds and parameters: factors, and the rows of `offsets` that each multiplies with.
+        labels: by entry of `work`, its operator; of `numbers`, the parameter.
+        first: number of the first unit of each set.
+    """
+
+    offsets: NDArray[np.int64]
+    weights: csr_array
+    work: tuple[NDArray[np.int64], NDArray[np.int64]]
+    numbers: tuple[NDArray[np.int64], NDArray[np.int64]]
+    labels: tuple[list[str], list[str]]
+    first: NDArray[np.int64]
+
+    @classmethod
+    def build(cls, flow: Flow, trace: Trace, unit_of: Ids, sets: Sequence[UnitSet]) -> CostTable:
+        """Gather all counts that the costs depend on."""
+        rows: list[Ids] = []
+
+        def products(items: Sequence[tuple[int, Sequence[Ids]]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            widest = max([len(axes) for _, axes in items], default=0)
+            table = np.full((len(items), widest), -1, np.int64)
+            factors = np.zeros(len(items), np.int64)
+            for place, (factor, axes) in enumerate(items):
+                factors[place] = factor
+                for column, ids in enumerate(axes):
+                    table[place, column] = len(rows)
+                    rows.append(np.where(ids >= 0, unit_of[ids], _KEPT))
+            return factors, table
+
+        work = products([(_per_example(w, trace.examples), w.axes) for w in flow.work])
+        leaves = [(name, leaf) for name, leaf in flow.ledger.leaves.items() if leaf.kind == "parameter"]
+        sizes = []
+        for _, leaf in leaves:
+            axes = [np.arange(f, f + n, dtype=np.int64) for f, n in zip(leaf.first, leaf.shape, strict=True)]
+            pruned = [ids for ids in axes if (unit_of[ids] >= 0).any()]
+            sizes.append((math.prod(leaf.shape) // math.prod(len(ids) for ids in pruned), pruned))
+        numbers = products(sizes)
+        lengths = np.array([len(row) for row in rows], np.int64)
+        flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        row_of = np.repeat(np.arange(len(rows)), lengths)
+        owned = flat >= 0
+        offsets = np.bincount(row_of[~owned], minlength=len(rows)).astype(np.int64)
+        total = sum(group.units for group in sets)
+        weights = csr_array(
+            (np.ones(int(owned.sum()), np.int64), (row_of[owned], flat[owned])), shape=(len(rows), total)
+        )
+        first = np.cumsum([0, *(group.units for group in sets)])[:-1].astype(np.int64)
+        labels = ([w.op for w in flow.work], [name for name, _ in leaves])
+        return cls(np.r_[offsets, 1], weights, work, numbers, labels, first)
+
+    def parts(self, keep: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Multiply-adds of each operator for one example, and numbers of each parameter.
+
+        Args:
+            keep: by unit, whether it stays.
+        """
+        counts = self.offsets.copy()
+        counts[:-1] += self.weights @ keep.astype(np.int64)
+        macs, numbers = (factors * counts[table].prod(1) for factors, table in (self.work, self.numbers))
+        return macs, numbers
+
+    def total(self, keep: NDArray[np.bool_]) -> Cost:
+        """The sums of `parts`."""
+        macs, numbers = self.parts(keep)
+        return Cost(int(macs.sum()), int(numbers.sum()))
+
+
+def _per_example(work: Work, examples: int) -> int:
+    if not work.scales:
+        return work.factor
+    if work.factor % examples == 0:
+        return work.factor // examples
+    return work.factor
+
+
+def joined_masks(sets: Sequence[UnitSet], masks: Masks) -> NDArray[np.bool_]:
+    """Masks of all sets one behind the other."""
+    check_masks(sets, masks)
+    return np.concatenate([mask.cpu().numpy() for mask in masks]) if masks else np.zeros(0, bool)
+
+
+def split_mask(sets: Sequence[UnitSet], mask: NDArray[np.bool_]) -> tuple[Tensor, ...]:
+    """One mask a set from all of them one behind the other."""
+    return tuple(torch.from_numpy(part) for part in np.split(mask, np.cumsum([g.units for g in sets])[:-1]))
