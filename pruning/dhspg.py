@@ -114,22 +114,18 @@ class DHSPG(GroupSparseOptimizer):
         )
 
     def _shrink(self, units: FlatUnits, zero: Tensor, remaining: int | None) -> Tensor:
-        rates = self._rates(units) if self.penalty is not None else None
         units.remember()
+        if self.penalty is None:
+            self.base.step()
+            if remaining == 1:
+                zero = torch.ones_like(zero)
+            # x - y is what the wrapped optimiser's step took; lr lambda_g/||x|| is what lacks to the share 1/remaining.
+            return units.pull(1 / (remaining or 1), self.epsilon, zero)
+        rates = self._rates(units)  # before the step: it is these that the step uses
         self.base.step()
         xx, xy, yy = units.products()
-        if rates is None:
-            assert remaining is not None
-            # lr lambda_g/||x||: the share 1/remaining of x, less what the wrapped optimiser's step x - y took away.
-            factors = (1 / remaining - (xx - xy) / xx).clamp_min_(0)
-        else:
-            assert self.penalty is not None
-            factors = _fixed(self.penalty, rates, xx, xx - xy, xx - 2 * xy + yy)
-        gone = xy - factors * xx <= self.epsilon * xx
-        gone |= zero
-        gone |= xx == 0
-        if rates is None and remaining == 1:
-            gone.fill_(True)
+        factors = _fixed(self.penalty, rates, xx, xx - xy, xx - 2 * xy + yy)
+        gone = (xy - factors * xx <= self.epsilon * xx) | (xx == 0) | zero
         units.shift(factors, gone)
         return gone
 

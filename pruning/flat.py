@@ -147,6 +147,26 @@ class FlatUnits:
         y -= self.before * factors.to(self.before.dtype)[unit]
         self._write(y.masked_fill_(zero[unit], 0))
 
+    def pull(self, share: float, epsilon: float, zero: Tensor) -> Tensor:
+        """Bring every unit's component along its remembered self, x, down to 1 - `share` of its length, or to zero.
+
+        What already fell that far since is left alone. Units that leave the half-space <y, x> >= epsilon <x, x> so, and
+        those in `zero`, become exactly zero.
+
+        Args:
+            share: 0 to 1.
+            epsilon: 0 to 1.
+            zero: bool (count).
+
+        Returns:
+            Which are zero now, bool (count).
+        """
+        xx, xy, _ = self.products()
+        factors = (share - (xx - xy) / xx).clamp_min_(0)
+        gone = (xy - factors * xx <= epsilon * xx) | (xx == 0) | zero
+        self.shift(factors, gone)
+        return gone
+
     def scale(self, factors: Tensor) -> None:
         """Multiply every unit's numbers by its factor; a factor of zero makes exact zeros of whatever there was.
 
@@ -188,6 +208,7 @@ class CompiledUnits(FlatUnits):
         self.compiled = compiled
         self.layout = compiled.Layout.of([(number, part.starts.numpy(), part.length) for number, part in rows])
         self.units = self.owners.numpy()
+        self.rows = self.rows_of_unit.numpy()
         self.numbers = torch.zeros(self.layout.numbers)
 
     def remember(self) -> None:
@@ -209,6 +230,22 @@ class CompiledUnits(FlatUnits):
         self.compiled.shift(
             self._addresses(), self.layout, self.before.numpy(), self.units, factors.numpy(), zero.numpy()
         )
+
+    def pull(self, share: float, epsilon: float, zero: Tensor) -> Tensor:
+        """Unit by unit, so that the numbers are still near the core when they are written."""
+        assert self.before is not None
+        gone = torch.empty_like(zero)
+        self.compiled.pull(
+            self._addresses(),
+            self.layout,
+            self.before.numpy(),
+            self.rows,
+            share,
+            epsilon,
+            zero.numpy(),
+            gone.numpy(),
+        )
+        return gone
 
     def scale(self, factors: Tensor) -> None:
         """In place."""

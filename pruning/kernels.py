@@ -83,6 +83,21 @@ def shift(
     _split(_shift, layout, _memory(addresses), layout.table, layout.starts, before, units, factors, zero)
 
 
+def pull(
+    addresses: Sequence[int],
+    layout: Layout,
+    before: Floats,
+    rows: Integers,
+    share: float,
+    epsilon: float,
+    zero: Flags,
+    gone: Flags,
+) -> None:
+    """`FlatUnits.pull`; `rows` (units, most rows of a unit) is padded with the number of rows, `gone` is the result."""
+    table, memory = layout.table, _memory(addresses)
+    split(_pull, len(rows), layout.numbers, memory, table, layout.starts, before, rows, share, epsilon, zero, gone)
+
+
 def scale(addresses: Sequence[int], layout: Layout, units: Integers, factors: Doubles) -> None:
     """Multiply every unit's numbers by its factor; zero is exactly zero."""
     _split(_scale, layout, _memory(addresses), layout.table, layout.starts, units, factors)
@@ -164,6 +179,55 @@ def _products(
         by_row[row, 0] = xx
         by_row[row, 1] = xy
         by_row[row, 2] = yy
+
+
+@_kernel
+def _pull(
+    memory: Integers,
+    table: Table,
+    starts: Integers,
+    before: Floats,
+    rows: Integers,
+    share: float,
+    epsilon: float,
+    zero: Flags,
+    gone: Flags,
+    first: int,
+    last: int,
+) -> None:
+    tensor, first_run, runs, length, offset = table
+    for unit in range(first, last):
+        xx, xy = np.float64(0), np.float64(0)
+        for row in rows[unit]:
+            if row == len(tensor):
+                break
+            n, o = length[row], offset[row]
+            for run in range(first_run[row], first_run[row] + runs[row]):
+                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+                x = before[o : o + n]
+                a, b = np.float32(0), np.float32(0)
+                for i in range(n):
+                    a += x[i] * x[i]
+                    b += x[i] * y[i]
+                xx += np.float64(a)
+                xy += np.float64(b)
+                o += n
+        factor = 0.0 if xx == 0 else max(share - (xx - xy) / xx, 0.0)
+        gone[unit] = zero[unit] or xx == 0 or xy - factor * xx <= epsilon * xx
+        for row in rows[unit]:
+            if row == len(tensor):
+                break
+            n, o = length[row], offset[row]
+            for run in range(first_run[row], first_run[row] + runs[row]):
+                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
+                if gone[unit]:
+                    y[:] = 0
+                elif factor != 0:
+                    x = before[o : o + n]
+                    c = np.float32(factor)
+                    for i in range(n):
+                        y[i] -= c * x[i]
+                o += n
 
 
 @_kernel
