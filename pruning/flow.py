@@ -36,11 +36,33 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Channels:
+    """The input's channels of a convolution or a group norm, which fix its number of groups.
+
+    Attributes:
+        count: their number.
+        ids: their atoms, None: all stay.
+        whole: whole groups go, and not the same channels of each.
+    """
+
+    count: int
+    ids: Ids | None
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Operand:
-    """What one operand brings to an operator, in the axes of the operator's result."""
+    """What one operand brings to an operator, in the axes of the operator's result.
+
+    Attributes:
+        shape: its own, of the result's number of axes.
+        components: of the same number of axes.
+        stays: why it has no component where it has none.
+    """
 
     shape: tuple[int, ...]
     components: Components
+    stays: str = ""
 
 
 @dataclass(slots=True)
@@ -51,14 +73,15 @@ class Flow:
         ledger: what has been found about the atoms.
         components: of each tensor.
         work: multiply-adds of each operator.
-        inputs: by weight of a convolution or group norm, the atoms of its input's channels, None: none.
-        whole: weights of grouped convolutions that lose whole groups.
+        stays: of tensors without components, the reason.
+        channels: by result of a convolution or group norm, and by name of its weight, its input's channels.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
     components: dict[Value, Components] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list)
-    inputs: dict[str, tuple[int, Ids | None]] = field(default_factory=dict)
+    channels: dict[Value | str, Channels] = field(default_factory=dict)
+    stays: dict[Value, str] = field(default_factory=dict)
     _scalars: dict[Any, float] = field(default_factory=dict)
 
     def run(self, trace: Trace) -> None:
@@ -66,10 +89,13 @@ class Flow:
         for name, leaf in trace.leaves.items():
             self.ledger.leaf(name, leaf.kind, leaf.shape)
         for op in trace.ops:
-            rule = rule_of(op)
-            for value, components in zip(op.outs, rule(self, op), strict=False):
+            before = len(self.ledger.frozen)
+            results = rule_of(op)(self, op)
+            for value, components in zip(op.outs, results, strict=False):
                 if value is not None:
                     self.components[value] = self._clean(components, op)
+                    if not components:
+                        self.stays[value] = self._reason(op, before)
         for value in trace.outputs:
             for component in self.of(value):
                 self.ledger.freeze(component.ids, "an output of the model")
@@ -83,6 +109,25 @@ class Flow:
             found = self._leaf(value) if value.kind in ("parameter", "buffer") else ()
             self.components[value] = found
         return found
+
+    def _reason(self, op: Op, before: int) -> str:
+        """Why the result of an operator has no components: what froze them here, or in what it reads."""
+        if len(self.ledger.frozen) > before:
+            return self.ledger.frozen[before][1]
+        return next((found for value in op.tensors() if (found := self.why_stays(value))), "")
+
+    def why_stays(self, value: Value) -> str:
+        """Why a tensor has no components."""
+        return "it meets the model's input" if value.kind == "input" else self.stays.get(value, "")
+
+    def reads(self, op: Op, component: Component | None, *, whole: bool) -> None:
+        """Note which channels a convolution or a group norm reads."""
+        result, weight = op.outs[0], op.arg("weight")
+        assert result is not None
+        channels = Channels(op.args[0].shape[1], component.ids.reshape(-1) if component is not None else None, whole)
+        self.channels[result] = channels
+        if weight is not None and weight.name:
+            self.channels[weight.name] = channels
 
     def freeze(self, components: Sequence[Component], reason: str) -> None:
         """All atoms of these components stay."""
@@ -100,7 +145,7 @@ class Flow:
         self.ledger.need(ids, component.ids)
         spread = component.spread()
         low, high = spread.min(tuple(axes), keepdims=True), spread.max(tuple(axes), keepdims=True)
-        return Component(ids, np.where(low == high, low, np.nan), component.why)
+        return Component(ids, np.where(low == high, low, np.nan), component.why, component.free)
 
     def apart(self, components: Sequence[Component], axes: Sequence[int], reason: str) -> Components:
         """What is left of components where an operator mixes all positions of `axes`.
@@ -150,8 +195,10 @@ class Flow:
                 more = bool(touching)
             members = {place for place, _ in group}
             absent = [o for place, o in enumerate(operands) if place not in members]
-            if any(operand.shape[axis] > 1 for operand in absent for axis in axes):
-                self.freeze([c for _, c in group], f"{op} combines it with values that stay")
+            fixed = [operand for operand in absent if any(operand.shape[axis] > 1 for axis in axes)]
+            if fixed:
+                reason = next((operand.stays for operand in fixed if operand.stays), "")
+                self.freeze([c for _, c in group], reason or f"{op} combines it with values that stay")
                 continue
             result.append(self._join(op, group, len(operands), at_zero, by_zero=by_zero))
         return tuple(result)
@@ -184,7 +231,7 @@ class Flow:
                 if by_zero and not (part.zero == 0).all() and any((p.zero == 0).any() for p in parts):
                     source = np.where(part.spread() == 0, part.ids, FIXED)
                 self.ledger.need(ids, source)
-        return Component(ids, zero, why)
+        return Component(ids, zero, why, all(component.free for _, component in group))
 
     def contract(self, op: Op, left: Component | None, right: Component | None, pure: tuple[bool, bool]) -> None:
         """Two components of one axis that an operator sums over: tied, and zero on the side that is not a weight.
@@ -238,6 +285,10 @@ class Flow:
         kept = []
         used: set[int] = set()
         clash: set[int] = set()
+        if any(component.free for component in components):
+            owned = {axis for component in components if not component.free for axis in component.axes}
+            self.freeze([c for c in components if c.free and owned & set(c.axes)], f"{op} repeats it")
+            components = tuple(c for c in components if not (c.free and owned & set(c.axes)))
         for component in components:
             clash |= used & set(component.axes)
             used |= set(component.axes)
@@ -286,7 +337,7 @@ def is_pointwise(op: Op) -> bool:
 def operand(flow: Flow, value: Value, ndim: int) -> Operand:
     """A tensor as an operand of an operator whose result has `ndim` axes and that broadcasts."""
     shape = (1,) * (ndim - len(value.shape)) + value.shape
-    return Operand(shape, tuple(aligned(c, ndim) for c in flow.of(value)))
+    return Operand(shape, tuple(aligned(c, ndim) for c in flow.of(value)), flow.why_stays(value))
 
 
 def joined(components: Sequence[Component], axis: int) -> Component | None:

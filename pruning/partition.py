@@ -64,7 +64,7 @@ def partition(trace: Trace, keep: Sequence[str] = ()) -> Partition:
     """
     flow = Flow()
     flow.run(trace)
-    classes = _settle(flow, trace)
+    classes = settle(flow, trace)
     ledger = flow.ledger
     needed = ledger.needed()
     rows = np.zeros(ledger.size + 1, bool)
@@ -223,7 +223,7 @@ def _frozen(
     return found
 
 
-def _settle(flow: Flow, trace: Trace) -> Ids:
+def settle(flow: Flow, trace: Trace) -> Ids:
     """Classes of atoms, after tensors whose axes cannot shrink apart have been tied further.
 
     Where channels are spread over two axes (groups and channels in a group) and any of them may go, the tensor would

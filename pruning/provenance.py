@@ -33,11 +33,13 @@ class Component:
         zero: what the element is once all parameters of its unit are zero, NaN: not a known number; broadcasts to
             `ids`.
         why: the operator by which `zero` is not 0.
+        free: the positions repeat one value, so that any of them may go: an axis that was expanded.
     """
 
     ids: Ids
     zero: Numbers
     why: str = ""
+    free: bool = False
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -51,7 +53,7 @@ class Component:
             zero = self.zero.reshape((1,) * ids.ndim)
         else:
             zero = move(np.broadcast_to(self.zero, self.ids.shape))
-        return Component(ids, zero, self.why)
+        return Component(ids, zero, self.why, self.free)
 
     def spread(self) -> Numbers:
         """`zero` in the shape of `ids`."""
@@ -216,4 +218,5 @@ def aligned(component: Component, ndim: int) -> Component:
         component.ids.reshape((1,) * missing + component.ids.shape),
         component.zero.reshape((1,) * missing + component.zero.shape),
         component.why,
+        component.free,
     )

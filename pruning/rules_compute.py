@@ -87,7 +87,7 @@ def _evaluate(flow: Flow, op: Op, values: list[Value], zeros: list[Numbers | Non
         return product
     if op.name == "div" and zeros[0] is not None and (zeros[0] == 0).all():
         below = zeros[1] if len(zeros) > 1 else None
-        if below is None:
+        if below is None or not (below == 0).any():
             return np.zeros((1,) * len(shape))
     if len(known) < len(zeros):
         if op.name in ("where", "masked_fill") and all((zero == 0).all() for zero in known):
@@ -200,7 +200,7 @@ def einsum(
                 if value.pure and scales:
                     flow.ledger.rows.append(component.ids.reshape(-1))
         own_shape = tuple(sizes[letter] if letter in names else 1 for letter in out)
-        operands.append(Operand(own_shape, tuple(placed)))
+        operands.append(Operand(own_shape, tuple(placed), flow.why_stays(value)))
     return flow.merge(op, operands, _product_at_zero), shape
 
 
@@ -271,7 +271,7 @@ def _convolution(flow: Flow, op: Op) -> Sequence[Components]:
             flow.freeze([part], f"{op} has a weight of an unknown make")
     parts = tuple(part for part in parts if len(part.axes) == 1)
     rows, columns = joined(parts, out_axis), joined(parts, in_axis)
-    flow.inputs[weight.name] = (x.shape[1], channels.ids.reshape(-1) if channels is not None else None)
+    flow.reads(op, channels, whole=groups >= x.shape[1] // groups)
     positions = count_of([result.shape[0], *(x.shape[2:] if transposed else result.shape[2:]), *weight.shape[2:]])
     if groups == 1:
         if x.shape[1] > 1:
@@ -320,7 +320,8 @@ def _grouped(
     full, part = (columns, rows) if transposed else (rows, columns)  # the weight's axis over all groups; within one
     if groups >= inner:
         if channels is None or full is None:
-            flow.freeze([c for c in (channels, full, part) if c is not None], stays)
+            reason = flow.why_stays(x) or stays
+            flow.freeze([c for c in (channels, full, part) if c is not None], reason)
             return None, []
         if part is not None:
             flow.freeze([part], f"{op} loses whole groups")
@@ -427,7 +428,7 @@ def _batch_norm(flow: Flow, op: Op) -> Sequence[Components]:
         )
     shape = tuple(x.shape[1] if axis == 1 else 1 for axis in range(ndim))
     names = ("weight", "bias", *(() if own else ("running_mean", "running_var")))
-    operands = [Operand(x.shape, components)] + [_vector(flow, op.arg(name), shape) for name in names]
+    operands = [Operand(x.shape, components, flow.why_stays(x))] + [_vector(flow, op.arg(name), shape) for name in names]
     given = [op.arg(name) is not None for name in ("weight", "bias")]
 
     def at_zero(zeros: list[Numbers | None]) -> Numbers:
@@ -482,10 +483,10 @@ def _group_norm(flow: Flow, op: Op) -> Sequence[Components]:
         kept.append(component)
     shape = tuple(x.shape[1] if axis == 1 else 1 for axis in range(ndim))
     weight, bias = op.arg("weight"), op.arg("bias")
-    if weight is not None:
-        channels = joined(tuple(kept), 1)
-        flow.inputs[weight.name] = (x.shape[1], channels.ids.reshape(-1) if channels is not None else None)
-    operands = [Operand(x.shape, tuple(kept)), _vector(flow, weight, shape), _vector(flow, bias, shape)]
+    flow.reads(op, joined(tuple(kept), 1), whole=True)
+    operands = [
+        Operand(x.shape, tuple(kept), flow.why_stays(x)), _vector(flow, weight, shape), _vector(flow, bias, shape)
+    ]
     given = [weight is not None, bias is not None]
 
     def at_zero(zeros: list[Numbers | None]) -> Numbers:

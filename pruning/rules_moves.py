@@ -62,9 +62,17 @@ def _t(flow: Flow, op: Op) -> Sequence[Components]:
 
 @rule("expand", "expand_as", "broadcast_to")
 def _expand(flow: Flow, op: Op) -> Sequence[Components]:
+    """Positions that repeat one value are channels of their own, which go with whatever they meet."""
     result = op.outs[0]
     assert result is not None
-    return [operand(flow, op.args[0], len(result.shape)).components]
+    ndim = len(result.shape)
+    source = operand(flow, op.args[0], ndim)
+    free = []
+    for axis in range(1, ndim):
+        if source.shape[axis] == 1 < result.shape[axis]:
+            ids = flow.ledger.fresh([result.shape[axis] if a == axis else 1 for a in range(ndim)])
+            free.append(Component(ids, np.full((1,) * ndim, np.nan), f"{op} repeats one value", free=True))
+    return [(*source.components, *free)]
 
 
 @rule("repeat", "tile")
@@ -231,8 +239,9 @@ def _cat(flow: Flow, op: Op) -> Sequence[Components]:
         Operand(
             tuple(1 if a == axis else n for a, n in enumerate(result.shape)),
             tuple(c for c in components if c.ids.shape[axis] == 1),
+            flow.why_stays(value),
         )
-        for _, components in parts
+        for value, components in parts
     ]
     kept = flow.merge(op, shared, _all_zero)
     lengthwise = [[c for c in components if c.ids.shape[axis] > 1] for _, components in parts]
