@@ -15,6 +15,7 @@ from service.commands.front import front
 from service.commands.import_ofa import import_ofa
 from service.commands.predictor import predictor
 from service.commands.profile import profile
+from service.commands.prune import prune
 from service.commands.search import search
 from service.commands.serve import serve
 from service.commands.tables import tables
@@ -31,6 +32,7 @@ app = typer.Typer(
 for command in (train, evaluate, predictor, profile, search, front, extract, export, import_ofa, serve, demo):
     app.command()(command)
 app.add_typer(tables, name="tables")
+app.add_typer(prune, name="prune")
 
 
 def _version(wanted: bool) -> None:
