@@ -114,7 +114,6 @@ def oto(
     net, normalisation = _network(model, weights, images, seed)
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     groups = ZeroInvariantGroups(net, example, keep=keep or ())
-    out.mkdir(parents=True, exist_ok=True)
     with progress_bar("pruning") as show:
         steered = train_and_prune(
             groups,
