@@ -27,8 +27,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from benchmarks.oto_networks import vgg16_bn
 from benchmarks.reference_speed import processor
-from pruning import DHSPG, HESSO
-from pruning.groups import ZeroInvariantGroups
+from pruning import DHSPG, HESSO, ZeroInvariantGroups
 from supernet.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "oto_step_cost.json"

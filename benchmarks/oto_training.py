@@ -42,8 +42,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.oto_networks import vgg16_bn
 from benchmarks.reference_speed import processor
-from pruning import DHSPG, HESSO, GroupSparseOptimizer
-from pruning.groups import ZeroInvariantGroups
+from pruning import DHSPG, HESSO, GroupSparseOptimizer, ZeroInvariantGroups
 from supernet.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "oto_training"

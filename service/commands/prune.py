@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from supernet.images import Normalisation
     from supernet.training.data import TrainingData
 
-STATE = "training.pt"
+STATE, CARD = "training.pt", "card.json"
 
 prune = typer.Typer(help="Make an ordinary network compact.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -58,6 +58,9 @@ def oto(
     min_share: Annotated[float, typer.Option(help="Least share of a layer's units that stays.")] = 0.1,
     score: Annotated[str, typer.Option(help="What makes a unit redundant: oto, magnitude, or taylor.")] = "oto",
     keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="Program to write: torch-export, onnx; may be repeated.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = 1,
@@ -71,11 +74,10 @@ def oto(
     """
     import torch
 
-    from pruning.compact_file import CARD, save_compact
-    from pruning.construct import construct_subnet
-    from pruning.groups import ZeroInvariantGroups
+    from pruning import ZeroInvariantGroups, construct_subnet, save_compact
     from pruning.training import EVALUATION_BATCH, RATES, PruningSettings, predictions, train_and_prune
     from supernet.evaluation import standard_error
+    from supernet.files import sha256_file, write_json
     from supernet.training.data import FolderOptions, load_data
 
     settings = PruningSettings(
@@ -163,7 +165,9 @@ def oto(
         "equality": {"largest_error": plan.error, "signal": plan.signal, "form": plan.form},
         "measured": measured,
     }
-    card = save_compact(out, compact, plan, card, example)
+    files = save_compact(out, compact, plan, example, formats=format or ["torch-export"])
+    card["sha256"] = {path.name: sha256_file(path) for path in files}
+    write_json(out / CARD, card)  # last: it vouches for the others
     state.unlink(missing_ok=True)
     if as_json:
         print_json(card | {"folder": str(out)})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pruning.plan import Plan
+from pruning import load_compact, load_plan
 from service.cli import app
 from supernet.errors import CheckpointError, ConfigError, InfeasibleBudgetError
 from supernet.tensors import load_tensors, save_tensors
@@ -48,15 +48,12 @@ def test_a_subnet_becomes_smaller_than_the_smallest(subnet: Path, tmp_path: Path
     for part in ("holdout", "test"):
         assert card["measured"][part]["predictions_that_differ_from_the_pruned_networks"] == 0
     assert card["equality"]["largest_error"] < 1e-4 < card["equality"]["signal"]
-    assert {path.name for path in out.iterdir()} == {"compact.safetensors", "compact.pt2", "plan.json", "card.json"}
+    assert {path.name for path in out.iterdir()} == {"weights.safetensors", "model.pt2", "plan.json", "card.json"}
     stored = json.loads((out / "card.json").read_text())
     assert card == stored | {"folder": str(out)}
-    plan = Plan.from_dict(json.loads((out / "plan.json").read_text()))
-    tensors = load_tensors(out / "compact.safetensors")
+    plan, tensors = load_plan(out), load_tensors(out / "weights.safetensors")
     assert plan.macs == card["costs"]["macs"]
-    with (out / "compact.pt2").open("rb") as file:
-        program = torch.export.load(file).module()
-    assert program(torch.zeros(3, 3, card["resolution"], card["resolution"])).shape == (3, 10)
+    assert load_compact(out)(torch.zeros(3, 3, card["resolution"], card["resolution"])).shape == (3, 10)
     for name, axes in plan.tensors.items():
         for axis, kept in axes.items():
             assert tensors[name].shape[axis] == len(kept)
@@ -73,7 +70,7 @@ def test_a_torchvision_classifier_with_given_weights(tmp_path: Path) -> None:
     card = prune("squeezenet1_1", "--out", tmp_path / "a", "--target", "params=0.8", *arguments)
     again = prune("squeezenet1_1", "--out", tmp_path / "b", "--target", "params=0.8", *arguments)
     assert card["costs"]["params"] <= 0.8 * sum(parameter.numel() for parameter in net.parameters())
-    assert card["sha256"]["compact.safetensors"] == again["sha256"]["compact.safetensors"]
+    assert card["sha256"]["weights.safetensors"] == again["sha256"]["weights.safetensors"]
     assert card["measured"]["test"]["predictions_that_differ_from_the_pruned_networks"] == 0
 
 
