@@ -6,6 +6,7 @@ from pruning.dhspg import DHSPG, FixedPenalty
 from pruning.group_sparse import GroupSparseOptimizer
 from pruning.groups import ZeroInvariantGroups
 from pruning.hesso import HESSO
+from pruning.latency import UnitLatencies, measure_unit_latencies
 from pruning.plan import Plan
 from pruning.targets import Target
 from pruning.units import Cost, Entries, Masks, UnitSet
@@ -20,10 +21,12 @@ __all__ = [
     "Masks",
     "Plan",
     "Target",
+    "UnitLatencies",
     "UnitSet",
     "ZeroInvariantGroups",
     "construct_subnet",
     "load_compact",
     "load_plan",
+    "measure_unit_latencies",
     "save_compact",
 ]

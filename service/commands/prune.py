@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from supernet.images import Normalisation
-    from supernet.training.data import TrainingData
 
 STATE, CARD = "training.pt", "card.json"
 
@@ -57,6 +56,9 @@ def oto(
     divisible: Annotated[int, typer.Option(help="A layer that loses units keeps a multiple of it.")] = 1,
     min_share: Annotated[float, typer.Option(help="Least share of a layer's units that stays.")] = 0.1,
     score: Annotated[str, typer.Option(help="What makes a unit redundant: oto, magnitude, or taylor.")] = "oto",
+    latencies: Annotated[
+        Path | None, typer.Option(help="Table by `prune latencies`, for a target latency_ms@DEVICE<=MS.")
+    ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
     format: Annotated[
         list[str] | None, typer.Option(help="Program to write: torch-export, onnx; may be repeated.")
@@ -74,7 +76,7 @@ def oto(
     """
     import torch
 
-    from pruning import ZeroInvariantGroups, construct_subnet, save_compact
+    from pruning import UnitLatencies, ZeroInvariantGroups, construct_subnet, save_compact
     from pruning.training import EVALUATION_BATCH, RATES, PruningSettings, predictions, train_and_prune
     from supernet.evaluation import standard_error
     from supernet.files import sha256_file, write_json
@@ -113,9 +115,11 @@ def oto(
     )
     if images.skipped:
         typer.echo(named_files("left out", images.skipped), err=True)
-    net, normalisation = _network(model, weights, images, seed)
+    net, own = _network(model, weights, len(images.class_names), seed)
+    normalisation = own or images.normalisation()
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     groups = ZeroInvariantGroups(net, example, keep=keep or ())
+    table = UnitLatencies.load(latencies) if latencies else None
     with progress_bar("pruning") as show:
         steered = train_and_prune(
             groups,
@@ -124,6 +128,7 @@ def oto(
             resolution=side,
             normalisation=normalisation,
             device=device,
+            latencies={table.device: table.of(groups.sets)} if table else None,
             state=state,
             progress=lambda done, total, loss: None if as_json else show(done, total),
         )
@@ -159,7 +164,7 @@ def oto(
         "target": str(steered.target),
         "met_by_step": steered.end_step,
         "steps": steered.steps,
-        "costs": {"macs": plan.macs, "params": plan.params},
+        "costs": {name: cost for name, cost in steered.costs.items() if name != "units"},
         "dense": {"macs": plan.full_macs, "params": plan.full_params},
         "units": {"kept": sum(plan.units.values()), "of": len(groups)},
         "equality": {"largest_error": plan.error, "signal": plan.signal, "form": plan.form},
@@ -184,6 +189,45 @@ def oto(
     )
 
 
+@prune.command("latencies")
+def measure_latencies(
+    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    device: Annotated[str, typer.Option(help="What to call this machine, for latency_ms@DEVICE.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Outputs of a torchvision classifier.  [default: 10]")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes a round.")] = 20,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time a network on this CPU with fewer channels of one layer at a time, for targets of `prune oto` on latency."""
+    import torch
+
+    from pruning import ZeroInvariantGroups, measure_unit_latencies
+    from supernet.files import require_writable
+
+    prepare_torch(threads)
+    side = _side(model, size)
+    net, _ = _network(model, None, classes, seed=0)
+    groups = ZeroInvariantGroups(net, torch.randn(2, 3, side, side), keep=keep or ())
+    require_writable(out)
+    with progress_bar("timing") as show:
+        table = measure_unit_latencies(
+            groups, device, threads=threads or torch.get_num_threads(), repeats=repeats, progress=show
+        )
+    table.save(out)
+    least = table.of(groups.sets)([torch.arange(unit_set.units) < 1 for unit_set in groups.sets])
+    if as_json:
+        print_json({"file": str(out), "device": device, "whole_ms": table.whole_ms, "least_ms": least})
+        return
+    typer.echo(f"{table.whole_ms:.3f} ms, with the fewest units of every layer about {least:.3f} ms -> {out}")
+
+
 def _side(model: str, size: int | None) -> int:
     """Side of the network's input: the subnet's own, or as asked, or 32."""
     if not Path(model).is_dir():
@@ -196,21 +240,29 @@ def _side(model: str, size: int | None) -> int:
     return own
 
 
-def _network(model: str, weights: Path | None, images: TrainingData, seed: int) -> tuple[nn.Module, Normalisation]:
-    """The network to prune, and the normalisation of its input."""
+def _network(
+    model: str, weights: Path | None, classes: int | None, seed: int
+) -> tuple[nn.Module, Normalisation | None]:
+    """The network to prune, and of a subnet the normalisation of its input.
+
+    Args:
+        model: a subnet's folder, or a name of torchvision.
+        weights: of a network of torchvision; None: random ones.
+        classes: outputs that it must have; None: a subnet's own, else 10.
+        seed: of random weights.
+    """
     import torch
 
     from supernet.subnet_file import load_normalisation, load_subnet
     from supernet.tensors import load_into, load_tensors
 
-    classes = len(images.class_names)
     if Path(model).is_dir():
         if weights is not None:
             raise ConfigError(f"the subnet in {model!r} has its own weights; leave --weights out")
         subnet = load_subnet(model)
-        if subnet.num_classes != classes:
+        if classes not in (None, subnet.num_classes):
             raise ConfigError(
-                f"{images.name!r} has {classes} classes, the subnet in {model!r} has {subnet.num_classes}; choose the "
+                f"{classes} classes, but the subnet in {model!r} has {subnet.num_classes}; choose the "
                 "data set that it was trained on"
             )
         return subnet, load_normalisation(Path(model))
@@ -224,7 +276,7 @@ def _network(model: str, weights: Path | None, images: TrainingData, seed: int) 
     # Heads that only help to train have outputs of their own, which neither this loop nor a compact network needs.
     plain = {"aux_logits": False} if model in ("googlenet", "inception_v3") else {}
     torch.manual_seed(seed)
-    net = models.get_model(model, weights=None, num_classes=classes, **plain)
+    net = models.get_model(model, weights=None, num_classes=classes or 10, **plain)
     if weights is not None:
         load_into(net, load_tensors(weights), repr(str(weights)))
-    return net, images.normalisation()
+    return net, None
