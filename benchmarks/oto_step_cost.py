@@ -8,7 +8,7 @@ are interleaved: one step of the plain optimiser on its own copy of the network,
 theirs, so that all see the same machine; medians and quartiles over the rounds, ratios are of medians. Between any two
 steps a block of memory is read that is larger than the caches near the core, as a real forward and backward pass would
 push the weights out of them; without it ("warm") the plain step is quicker and ratios are larger. The step that chooses
-units is reported apart. The authors' package (only-train-once 2.0.16) takes 2.8-3.3 / 5.6-7.2 / 3.1-3.6 times plain
+units is reported apart. Times are the thread's own processor time, since other programs share the machine. The authors' package (only-train-once 2.0.16) takes 2.8-3.3 / 5.6-7.2 / 3.1-3.6 times plain
 SGD's step (measured before, on the same network).
 """
 
