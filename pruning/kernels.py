@@ -280,10 +280,16 @@ def _scale(
 def _clear(
     memory: Integers, table: Table, starts: Integers, units: Integers, zero: Flags, first: int, last: int
 ) -> None:
+    # Nearly always the numbers are still zero, with momentum and gradient zero as well (behind a ReLU). Reading that is
+    # half of the traffic of writing it again, and the step after pruning is bound by memory.
     tensor, first_run, runs, length, _offset = table
     for row in range(first, last):
         if zero[units[row]]:
             n = length[row]
             for run in range(first_run[row], first_run[row] + runs[row]):
-                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
-                y[:] = 0
+                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.uint32)
+                bits = np.uint32(0)
+                for i in range(n):
+                    bits |= y[i]
+                if bits != 0:
+                    y[:] = 0
