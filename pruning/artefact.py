@@ -1,7 +1,7 @@
 """Compact models as files: weights and plan, and programs for other runtimes that need none of the training code.
 
-A folder holds ``weights.safetensors``, ``plan.json``, and on demand ``model.pt2`` (torch.export) and ``model.onnx``. Each
-program is loaded again and compared before it appears; no file holds pickled classes.
+A folder holds ``weights.safetensors``, ``plan.json``, and on demand ``model.pt2`` (torch.export) and ``model.onnx``.
+Each program is loaded again and compared before it appears; no file holds pickled classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.compact_modules import apply_plan
 from pruning.compact_program import at_least_two
-from pruning.construct import compare, other_inputs, outputs_of
+from pruning.construct import other_inputs, outputs_of
 from pruning.plan import Plan
 from pruning.trace import copy_of, evaluating
 from supernet.errors import CheckpointError, ConfigError, ExportError, MissingPackageError, one_of

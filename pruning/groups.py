@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pruning import report
 from pruning.partition import Partition, joined_masks, partition
 from pruning.selftest import SelfTest, self_test
 from pruning.trace import record
@@ -114,6 +115,18 @@ class ZeroInvariantGroups:
         if not 0 <= fraction <= 1:
             raise ConfigError(f"fraction is {fraction}; allowed: 0 to 1, such as 0.5")
         return self_test(self, fraction, seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What can go, what stays and why, as JSON can hold it."""
+        return report.as_dict(self)
+
+    def report(self) -> str:
+        """What can go, what stays and why, as text."""
+        return report.as_text(self)
+
+    def picture(self) -> str:
+        """The model's graph as SVG: each layer in the colour of its set of units, grey where it stays."""
+        return report.as_svg(self)
 
     def random_masks(self, fraction: float, seed: int) -> tuple[Tensor, ...]:
         """True for a random share of the units of each set; at least one stays."""

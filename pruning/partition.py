@@ -36,6 +36,7 @@ class Partition:
         frozen: by name of a parameter whose rows stay, all or some, the reason.
         unit_of: by atom, the unit (numbered through all sets) or -1: it stays.
         flow: the atoms of all tensors.
+        trace: the recorded run.
         costs: what any choice of units costs.
     """
 
@@ -43,6 +44,7 @@ class Partition:
     frozen: dict[str, str]
     unit_of: Ids
     flow: Flow
+    trace: Trace
     costs: CostTable
 
     def kept(self, ids: Ids, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -90,7 +92,7 @@ def partition(trace: Trace, keep: Sequence[str] = ()) -> Partition:
         unit_of_class[members] = unit
     unit_of = unit_of_class[classes] if number else np.zeros(0, np.int64)
     frozen = _frozen(places, produced, is_parameter, classes, unit_of, reasons, found.single)
-    return Partition(found.sets, frozen, unit_of, flow, CostTable.build(flow, trace, unit_of, found.sets))
+    return Partition(found.sets, frozen, unit_of, flow, trace, CostTable.build(flow, trace, unit_of, found.sets))
 
 
 class _Places:

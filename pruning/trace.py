@@ -112,17 +112,19 @@ def record(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
     """
     recorder = Recorder(model)
     output = recorder.run(model, example_inputs, lambda: model(*example_inputs))
+    trace = recorder.finish(output)
     if not recorder.doubt:
-        return recorder.finish(output, example_inputs)
+        return trace
     try:
         program = exported(model, example_inputs)
     except CaptureError as error:
         raise CaptureError(f"{recorder.doubt}; torch.export refuses the model, too: {error}") from error
     again = Recorder(program)
     output = again.run(program, example_inputs, lambda: program(*example_inputs))
+    trace = again.finish(output)
     if again.doubt:
         raise CaptureError(again.doubt)
-    return again.finish(output, example_inputs)
+    return trace
 
 
 def exported(model: nn.Module, example_inputs: Sequence[Any]) -> fx.GraphModule:
@@ -178,6 +180,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._owners: dict[int, Tensor] = {}
         self._held: list[Tensor] = []
         self._path: list[str] = []
+        self._detached: dict[Value, str] = {}  # by value that nobody has read yet, the line
+        self._lifts = 0
         self._names = {id(module): name for name, module in model.named_modules()}
         for kind, items in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
             for name, tensor in items:
@@ -213,9 +217,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
 
-    def finish(self, output: Any, example_inputs: Sequence[Any]) -> Trace:
+    def finish(self, output: Any) -> Trace:
         """The trace with its outputs marked."""
-        self.trace.outputs = [self.value(t) for t in pytree.tree_leaves(_plain(output)) if isinstance(t, Tensor)]
+        outputs = [self.value(t) for t in pytree.tree_leaves(_plain(output)) if isinstance(t, Tensor)]
+        self.trace.outputs = outputs
+        for value in outputs:
+            self._detached.pop(value, None)
+        if self._detached and self._lifts:  # `numpy()` detaches, and what is made of the array comes back as a constant
+            line = next(iter(self._detached.values()))
+            self._doubt(f"values of a tensor leave torch and others come back ({line})")
         return self.trace
 
     def value(self, tensor: Tensor, *, lifted: bool = False) -> Value:
@@ -248,10 +258,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if mutable:
             self._overwrite(func, args, kwargs)
         pure = all(value.pure for value in tensors)
+        for value in tensors:
+            self._detached.pop(value, None)
+        self._lifts += name.startswith("lift")
         if name in _READS_VALUES and not pure:
             self._doubt(f"the forward pass reads values of a tensor in Python ({_line_here()})")
         flat = result if isinstance(result, tuple | list) else (result,)
         outs = tuple(self._result(tensor, pure) if isinstance(tensor, Tensor) else None for tensor in flat)
+        if name == "detach" and not pure and outs[0] is not None:
+            self._detached[outs[0]] = _line_here()
         self.trace.ops.append(Op(func, name, seen_args, seen_kwargs, outs, self._where(), tuple(tensors)))
         return result
 
@@ -349,7 +364,7 @@ def record_graph(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> tuple[
     runner = GraphRecorder(graph)
     flat = pytree.tree_leaves(tuple(example_inputs))
     output = runner.recorder.run(graph, example_inputs, lambda: runner.run(*flat, enable_io_processing=False))
-    return runner.recorder.finish(output, example_inputs), runner.values
+    return runner.recorder.finish(output), runner.values
 
 
 @contextmanager
