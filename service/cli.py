@@ -17,6 +17,7 @@ from service.commands.import_ofa import import_ofa
 from service.commands.keys import keys
 from service.commands.predictor import predictor
 from service.commands.profile import profile
+from service.commands.prune import prune
 from service.commands.request import request
 from service.commands.search import search
 from service.commands.serve import serve
@@ -42,6 +43,7 @@ for command in (
 app.add_typer(tables, name="tables")
 app.add_typer(storage, name="storage")
 app.add_typer(keys, name="keys")
+app.add_typer(prune, name="prune")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,282 @@
+"""`onceforall prune`: make a network that is no supernet compact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.commands.data_options import SkipCorrupt, Stream, Workers, named_files
+from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json, progress_bar
+from supernet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from supernet.images import Normalisation
+
+STATE, CARD = "training.pt", "card.json"
+
+prune = typer.Typer(help="Make an ordinary network compact.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@prune.callback()
+def _prune() -> None:
+    pass
+
+
+@prune.command()
+def oto(
+    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the compact network to.")],
+    target: Annotated[
+        str, typer.Option(help="What is to be met: macs=0.5, params<=2M, sparsity=0.6; several with commas.")
+    ] = "macs=0.5",
+    weights: Annotated[Path | None, typer.Option(help="safetensors file; torchvision: else untrained.")] = None,
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
+    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    stream: Stream = None,
+    workers: Workers = None,
+    skip_corrupt: SkipCorrupt = False,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
+    ] = None,
+    method: Annotated[str, typer.Option(help="dhspg, or hesso.")] = "dhspg",
+    optimizer: Annotated[str, typer.Option(help="sgd, adam, or adamw.")] = "sgd",
+    epochs: Annotated[int, typer.Option(help="In all; there is no fine-tuning afterwards.")] = 20,
+    start_share: Annotated[float, typer.Option(help="Share of all steps before units are chosen.")] = 0.125,
+    pruning_share: Annotated[float, typer.Option(help="Share of all steps from then until the target is met.")] = 0.375,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest.  [default: 0.05 for sgd, else 0.001]")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 5e-4,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    divisible: Annotated[int, typer.Option(help="A layer that loses units keeps a multiple of it.")] = 1,
+    min_share: Annotated[float, typer.Option(help="Least share of a layer's units that stays.")] = 0.1,
+    score: Annotated[str, typer.Option(help="What makes a unit redundant: oto, magnitude, or taylor.")] = "oto",
+    latencies: Annotated[
+        Path | None, typer.Option(help="Table by `prune latencies`, for a target latency_ms@DEVICE<=MS.")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="Program to write: torch-export, onnx; may be repeated.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in --out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    threads: Threads = 1,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, or auto.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a network once, prune it on the way, and write a compact one that computes the same as the pruned.
+
+    Only Train Once: zero-invariant groups of parameters are driven to zero while the network trains, until the target
+    is met by exact count, at a step that is known before; then they are cut out.
+    """
+    import torch
+
+    from pruning import UnitLatencies, ZeroInvariantGroups, construct_subnet, save_compact
+    from pruning.training import EVALUATION_BATCH, RATES, PruningSettings, predictions, train_and_prune
+    from supernet.evaluation import standard_error
+    from supernet.files import sha256_file, write_json
+    from supernet.training.data import FolderOptions, load_data
+
+    settings = PruningSettings(
+        target=target,
+        method=method,
+        optimizer=optimizer,
+        epochs=epochs,
+        learning_rate=RATES.get(optimizer, RATES["sgd"]) if learning_rate is None else learning_rate,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        start_share=start_share,
+        pruning_share=pruning_share,
+        divisible=divisible,
+        min_share=min_share,
+        score=score,
+        seed=seed,
+    )
+    if device not in ("cpu", "cuda", "auto") or (device == "cuda" and not torch.cuda.is_available()):
+        usable = ["cpu", "cuda", "auto"] if torch.cuda.is_available() else ["cpu", "auto"]
+        raise ConfigError(f"--device is {device!r}; usable here: {', '.join(usable)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    state = out / STATE
+    if resume and not state.exists():
+        raise ConfigError(f"there is nothing in {str(out)!r} to go on with; leave out --resume")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        hint = "go on with it by --resume, or choose" if state.exists() else "choose"
+        raise ConfigError(f"{str(out)!r} is not an empty folder; {hint} another with --out, or remove it")
+    prepare_torch(threads)
+    side = _side(model, size)
+    images = load_data(
+        data, root=data_root, download=download, size=side, folder=FolderOptions(stream, workers, skip_corrupt)
+    )
+    if images.skipped:
+        typer.echo(named_files("left out", images.skipped), err=True)
+    net, own = _network(model, weights, len(images.class_names), seed)
+    normalisation = own or images.normalisation()
+    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    groups = ZeroInvariantGroups(net, example, keep=keep or ())
+    table = UnitLatencies.load(latencies) if latencies else None
+    with progress_bar("pruning") as show:
+        steered = train_and_prune(
+            groups,
+            images,
+            settings,
+            resolution=side,
+            normalisation=normalisation,
+            device=device,
+            latencies={table.device: table.of(groups.sets)} if table else None,
+            state=state,
+            progress=lambda done, total, loss: None if as_json else show(done, total),
+        )
+    net.to("cpu").eval()
+    compact, plan = construct_subnet(net, groups)
+
+    def measure(part: str) -> dict[str, Any]:
+        batches_of = images.test_batches if part == "test" else images.holdout_batches
+        (ours, right), (full, _) = (
+            predictions(of, batches_of(EVALUATION_BATCH), resolution=side, normalisation=normalisation)
+            for of in (compact, net)
+        )
+        correct = int((ours == right).sum())
+        return {
+            "total": len(right),
+            "correct": correct,
+            "accuracy": correct / len(right),
+            "standard_error": standard_error(correct / len(right), len(right)),
+            "predictions_that_differ_from_the_pruned_networks": int((ours != full).sum()),
+        }
+
+    measured = {part: measure(part) for part in ("holdout", "test")}
+    card = {
+        "format": 1,
+        "model": model,
+        "resolution": side,
+        "num_classes": len(images.class_names),
+        "class_names": list(images.class_names),
+        "mean": list(normalisation.mean),
+        "std": list(normalisation.std),
+        "data": {"name": images.name, "digest": images.digest},
+        "settings": {name: getattr(settings, name) for name in settings.__dataclass_fields__},
+        "target": str(steered.target),
+        "met_by_step": steered.end_step,
+        "steps": steered.steps,
+        "costs": {name: cost for name, cost in steered.costs.items() if name != "units"},
+        "dense": {"macs": plan.full_macs, "params": plan.full_params},
+        "units": {"kept": sum(plan.units.values()), "of": len(groups)},
+        "equality": {"largest_error": plan.error, "signal": plan.signal, "form": plan.form},
+        "measured": measured,
+    }
+    files = save_compact(out, compact, plan, example, formats=format or ["torch-export"])
+    card["sha256"] = {path.name: sha256_file(path) for path in files}
+    write_json(out / CARD, card)  # last: it vouches for the others
+    state.unlink(missing_ok=True)
+    if as_json:
+        print_json(card | {"folder": str(out)})
+        return
+    test = measured["test"]
+    typer.echo(
+        f"{card['target']} met by step {card['met_by_step']} of {card['steps']}: {millions(plan.macs)} MACs "
+        f"({percent(plan.macs / plan.full_macs)}), {millions(plan.params)} parameters "
+        f"({percent(plan.params / plan.full_params)})"
+    )
+    typer.echo(
+        f"test accuracy {percent(test['accuracy'])} of {test['total']}; largest difference from the pruned network "
+        f"{plan.error:.1e} (two inputs differ by {plan.signal:.1e}) -> {out} (see {CARD})"
+    )
+
+
+@prune.command("latencies")
+def measure_latencies(
+    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    device: Annotated[str, typer.Option(help="What to call this machine, for latency_ms@DEVICE.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Outputs of a torchvision classifier.  [default: 10]")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes a round.")] = 20,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time a network on this CPU with fewer channels of one layer at a time, for targets of `prune oto` on latency."""
+    import torch
+
+    from pruning import ZeroInvariantGroups, measure_unit_latencies
+    from supernet.files import require_writable
+
+    prepare_torch(threads)
+    side = _side(model, size)
+    net, _ = _network(model, None, classes, seed=0)
+    groups = ZeroInvariantGroups(net, torch.randn(2, 3, side, side), keep=keep or ())
+    require_writable(out)
+    with progress_bar("timing") as show:
+        table = measure_unit_latencies(
+            groups, device, threads=threads or torch.get_num_threads(), repeats=repeats, progress=show
+        )
+    table.save(out)
+    least = table.of(groups.sets)([torch.arange(unit_set.units) < 1 for unit_set in groups.sets])
+    if as_json:
+        print_json({"file": str(out), "device": device, "whole_ms": table.whole_ms, "least_ms": least})
+        return
+    typer.echo(f"{table.whole_ms:.3f} ms, with the fewest units of every layer about {least:.3f} ms -> {out}")
+
+
+def _side(model: str, size: int | None) -> int:
+    """Side of the network's input: the subnet's own, or as asked, or 32."""
+    if not Path(model).is_dir():
+        return size or 32
+    from supernet.subnet_file import load_subnet
+
+    own = load_subnet(model).resolution
+    if size not in (None, own):
+        raise ConfigError(f"--size is {size}, the subnet in {model!r} takes {own}; leave --size out")
+    return own
+
+
+def _network(
+    model: str, weights: Path | None, classes: int | None, seed: int
+) -> tuple[nn.Module, Normalisation | None]:
+    """The network to prune, and of a subnet the normalisation of its input.
+
+    Args:
+        model: a subnet's folder, or a name of torchvision.
+        weights: of a network of torchvision; None: random ones.
+        classes: outputs that it must have; None: a subnet's own, else 10.
+        seed: of random weights.
+    """
+    import torch
+
+    from supernet.subnet_file import load_normalisation, load_subnet
+    from supernet.tensors import load_into, load_tensors
+
+    if Path(model).is_dir():
+        if weights is not None:
+            raise ConfigError(f"the subnet in {model!r} has its own weights; leave --weights out")
+        subnet = load_subnet(model)
+        if classes not in (None, subnet.num_classes):
+            raise ConfigError(
+                f"{classes} classes, but the subnet in {model!r} has {subnet.num_classes}; choose the "
+                "data set that it was trained on"
+            )
+        return subnet, load_normalisation(Path(model))
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if model not in known:
+        raise ConfigError(
+            f"{model!r} is neither a folder of a subnet nor a classifier of torchvision; allowed: {', '.join(known)}"
+        )
+    # Heads that only help to train have outputs of their own, which neither this loop nor a compact network needs.
+    plain = {"aux_logits": False} if model in ("googlenet", "inception_v3") else {}
+    torch.manual_seed(seed)
+    net = models.get_model(model, weights=None, num_classes=classes or 10, **plain)
+    if weights is not None:
+        load_into(net, load_tensors(weights), repr(str(weights)))
+    return net, None
