@@ -44,6 +44,7 @@ class Preset:
         recipe: the one to take where none is asked for.
         batch_size: images a step and process that the learning rates are made for.
         label_smoothing, weight_decay, dropout: as in `TrainingSettings`.
+        label_ratio: as in `Stage`, for every recipe with a teacher in place.
         calibration_images: training images kept for batch norm calibration.
         progressive_epochs: epochs a stage, or None where `progressive_shares` divides a total.
         progressive_shares: share of all epochs a stage.
@@ -58,6 +59,7 @@ class Preset:
     label_smoothing: float
     weight_decay: float
     dropout: float
+    label_ratio: float
     calibration_images: int
     progressive_shares: Mapping[str, float]
     learning_rates: Mapping[str, float]
@@ -99,6 +101,7 @@ SMALL_IMAGES = Preset(
     label_smoothing=0.1,
     weight_decay=3e-5,
     dropout=0.1,
+    label_ratio=1.0,
     calibration_images=512,
     progressive_shares={
         "largest": 0.35,
@@ -144,6 +147,7 @@ IMAGENET = Preset(
     label_smoothing=0.1,
     weight_decay=3e-5,
     dropout=0.1,
+    label_ratio=0.0,
     calibration_images=2000,
     progressive_shares=SMALL_IMAGES.progressive_shares,
     progressive_epochs={"largest": 180, "kernel": 125, "depth1": 25, "depth2": 125, "width1": 25, "width2": 125},
@@ -294,6 +298,7 @@ def _progressive_sandwich(
                 subnets_per_step=1 if alone else min(stage.subnets_per_step + 1, SANDWICH_SUBNETS),
                 sampling="random" if alone else "sandwich",
                 teacher="none" if alone else "in-place",
+                label_ratio=0.0 if alone else preset.label_ratio,
                 cosine=(done / total, (done + stage.epochs) / total),
             )
         )
@@ -323,6 +328,7 @@ def _sandwich(
             subnets_per_step=SANDWICH_SUBNETS,
             sampling="sandwich",
             teacher="in-place",
+            label_ratio=preset.label_ratio,
             divergence=divergence,
         )
     ]
@@ -363,6 +369,7 @@ def _delayed(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, 
         subnets_per_step=SANDWICH_SUBNETS,
         sampling="sandwich",
         teacher="in-place",
+        label_ratio=preset.label_ratio,
         cosine=(share, 1.0),
         ramp_epochs=RAMP_SHARE * epochs["delayed"],
     )
