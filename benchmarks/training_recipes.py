@@ -2,6 +2,7 @@
 
 Command: python benchmarks/training_recipes.py run --setting fashion-mnist-short --seeds 0 1 2
          python benchmarks/training_recipes.py run --setting fashion-mnist --seeds 0 1 2
+         python benchmarks/training_recipes.py run --setting cifar10-short --data-root FOLDER --seeds 0
          python benchmarks/training_recipes.py run --setting cifar10 --data-root FOLDER --seeds 0
          python benchmarks/training_recipes.py report
 Result:  benchmarks/results/training_recipes/*.json, one file a training; report.json and one picture a setting.
@@ -56,6 +57,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train_images": 12_000,
     },
     "fashion-mnist": {"data": "fashion-mnist", "epochs": 10, "resolutions": (16, 20, 24, 28)},
+    "cifar10-short": {"data": "folder", "epochs": 8, "resolutions": (16, 20, 24), "train_images": 12_000},
     "cifar10": {"data": "folder", "epochs": 10, "resolutions": (16, 20, 24, 28, 32)},
 }
 RECIPE_ARMS = ("progressive", "progressive-sandwich", "none", "random", "sandwich", "alphanet", "delayed")
@@ -88,8 +90,9 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = SETTINGS[arguments.setting]
     data = load_data(setting["data"], root=arguments.data_root, size=max(setting["resolutions"]))
-    if count := setting.get("train_images"):  # the file lists them in random order
-        data = replace(data, train_images=data.train_images[:count], train_labels=data.train_labels[:count])
+    if count := setting.get("train_images"):  # a folder lists them class by class, Fashion-MNIST's file at random
+        chosen = torch.arange(count) * data.train_count // count if setting["data"] == "folder" else torch.arange(count)
+        data = replace(data, train_images=data.train_images[chosen], train_labels=data.train_labels[chosen])
     for seed in arguments.seeds:
         for arm in arguments.arms:
             target = RESULTS / f"{arguments.setting}_{arm}_{seed}.json"
