@@ -9,15 +9,15 @@ Result:  benchmarks/results/training_recipes/*.json, one file a training; report
 
 Every arm but two sees the same images for the same number of epochs, with the same batch of 64, augmentation,
 regularisation and learning rates of the preset "small-images". The rates were chosen on handwritten digits with batches
-of 32 (for "alphanet" and "delayed" not at all), the weight of true labels on held-out images of "fashion-mnist-short",
-seed 0. "none" is the largest network alone, cut down to each subnet. "*-no-labels" hide the true labels from the
-subnets that the largest network teaches, as published. "alone-*" are the same subnets, each trained from its own random
-start as a space of one. "random-equal-cost" and "sandwich-equal-cost" train for more or fewer epochs than the others,
-so that they cost about as much as "progressive". Accuracy is on the test part, which decides nothing. Cost is the
-multiply-adds of all forward passes, counted exactly, because seconds on a shared machine say little. Finished trainings
-are not repeated, killed ones go on. FOLDER holds CIFAR-10 as images: train/CLASS/*.jpg and test/CLASS/*.jpg. "*-short"
-trains on a fifth or quarter of the images: 50 minutes of one quiet core a seed for all arms of "fashion-mnist-short";
-all 60,000 images take six hours a seed.
+of 32 (for "alphanet" and "delayed" not at all), the weight of true labels and the place of dropout on held-out images
+of "fashion-mnist-short", seed 0. "none" is the largest network alone, cut down to each subnet. "*-no-labels": the
+subnets that the largest network teaches see no true label, and have dropout as it has. "alone-*" are the same subnets,
+each trained from its own random start as a space of one. "random-equal-cost" and "sandwich-equal-cost" train for more
+or fewer epochs than the others, so that they cost about as much as "progressive". Accuracy is on the test part, which
+decides nothing. Cost is the multiply-adds of all forward passes, counted exactly, because seconds on a shared machine
+say little. Finished trainings are not repeated, killed ones go on. FOLDER holds CIFAR-10 as images: train/CLASS/*.jpg
+and test/CLASS/*.jpg. "*-short" trains on a fifth or quarter of the images: 50 minutes of one quiet core a seed for all
+arms of "fashion-mnist-short"; all 60,000 images take six hours a seed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 RECIPE_ARMS = ("progressive", "progressive-sandwich", "none", "random", "sandwich", "alphanet", "delayed")
 NO_LABELS = {f"{recipe}-no-labels": recipe for recipe in ("sandwich", "progressive-sandwich")}
-"""Arm -> recipe: as published, the subnets that the largest network teaches see no true label."""
+"""Arm -> recipe, as it was before: the subnets that the largest network teaches see no true label, but dropout."""
 EQUAL_COST = {"random-equal-cost": ("random", 4.3), "sandwich-equal-cost": ("sandwich", 0.8)}
 """Arm -> recipe and how many times the setting's epochs: about the multiply-adds of "progressive"."""
 UNIFORM = {  # subnet -> depth of all stages, kernel and expand ratio of all blocks, number of the resolution
@@ -122,6 +122,8 @@ def measure(setting_name: str, arm: str, seed: int, data: ImageData, path: Path)
     stages = build_stages(recipe, space, preset, epochs={"largest": epochs} if arm == "none" else epochs)
     if alone is None:
         stages = tuple(replace(stage, choices={**stage.choices, "resolution": resolutions}) for stage in stages)
+    if arm in NO_LABELS:
+        stages = tuple(replace(stage, taught_dropout=True) for stage in stages)
     settings = TrainingSettings(space.name, stages, recipe, seed=seed, batch_size=BATCH_SIZE, threads=1)
     with exclusive(path):
         if not (path / MANIFEST).exists():

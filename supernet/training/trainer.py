@@ -304,6 +304,8 @@ class _Training:
                 with torch.no_grad(), self._precision():
                     teacher_logits = self.teacher(x).to(self.dtype)
             self.net.activate(config)
+            taught = stage.teacher == "in-place" and index > 0
+            self.net.set_dropout(0.0 if taught and not stage.taught_dropout else settings.dropout)
             place = (position.stage, position.step, index, part, self.processes.rank)
             with seeded(self.device, settings.seed, "dropout", *place), self._precision():
                 logits = self.net(x).to(self.dtype)

@@ -142,6 +142,7 @@ def test_subnets_taught_in_place_see_true_labels_as_the_preset_says(
     stages = build_stages(recipe, tiny, preset, epochs=12)
     assert {stage.label_ratio for stage in stages if stage.teacher == "in-place"} <= {preset.label_ratio}
     assert {stage.label_ratio for stage in stages if stage.teacher != "in-place"} <= {0}
+    assert all(stage.taught_dropout == (stage.teacher != "in-place") for stage in stages)
     assert (SMALL_IMAGES.label_ratio, IMAGENET.label_ratio) == (1, 0)
 
 

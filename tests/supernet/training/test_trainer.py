@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from saved_position import saved_position
+from torch import Tensor
+from torch.nn import functional
 
 from supernet.errors import CheckpointError, ConfigError, DataError, RunBusyError, StorageError
 from supernet.files import read_json, sha256_file
@@ -140,6 +142,30 @@ def test_taught_subnets_see_true_labels_by_the_stages_ratio(
         first.append(watcher.seen[0])
     assert first[1] - first[0] == pytest.approx(0.75 * math.log(10), rel=0.3)
     assert first[2] - first[1] == pytest.approx(first[1] - first[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("everywhere", "expected"), [(False, [0.5, 0, 0, 0]), (True, [0.5] * 4)])
+def test_of_a_sandwich_only_the_largest_has_dropout(
+    everywhere: bool,
+    expected: list[float],
+    tmp_path: Path,
+    few_digits: ImageData,
+    short_settings: TrainingSettings,
+    tiny: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (stage,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=1)
+    stage, dropout, seen = replace(stage, taught_dropout=everywhere), functional.dropout, []
+
+    def noted(x: Tensor, probability: float, training: bool) -> Tensor:
+        seen.append(probability)
+        return dropout(x, probability, training)
+
+    monkeypatch.setattr(functional, "dropout", noted)
+    start_run(tmp_path, replace(short_settings, stages=(stage,), dropout=0.5), few_digits, SOURCE)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, few_digits, _StopAfter(0))
+    assert seen == expected
 
 
 def test_a_frozen_teacher_in_fp64_survives_a_resume(
