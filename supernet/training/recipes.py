@@ -135,7 +135,8 @@ accuracy of five subnets was 91.0 % with the sandwich, 90.1 with "progressive-sa
 
 True labels beside the teacher in place, and no dropout for those whom it teaches: on 12,000 of these images, 8 epochs,
 one seed, the sandwich's mean was 85.1 % without both and 86.8 % with both, which were not tried apart; at twice the
-learning rate 86.7. The five trained alone: 87.1 %.
+learning rate 86.7. The five trained alone: 87.1 %. On digits, three seeds, the mean of ten random subnets was 98.2,
+98.2 and 98.4 % without both, 98.4, 98.7 and 98.6 with both.
 
 The ImageNet schedule spends nothing on the largest network, which it downloads trained; here "progressive" takes a
 third for it, and another for the last stage, in which all subnets train: with a quarter and a lower rate the smallest
