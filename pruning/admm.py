@@ -1,7 +1,7 @@
 """ADMM with dynamic regularisation: weights are trained towards a structure that is only imposed at the end.
 
-AutoCompress (Liu et al., AAAI 2020): min f(W) + sum_l g_l(Z_l) subject to W = Z, where g_l is 0 for weights of the wanted
-structure and infinite for others. In turns
+AutoCompress (Liu et al., AAAI 2020): min f(W) + sum_l g_l(Z_l) subject to W = Z, where g_l is 0 for weights of the
+wanted structure and infinite for others. In turns
 
     W-step: train f(W) + sum_l rho/2 ||W_l - Z_l + U_l||^2, the norm squared (its root has no gradient at W = Z),
     Z-step: Z = projection of W + U,
@@ -36,7 +36,7 @@ class AdmmSettings:
         rho_max: cap of rho.
         primal: stop once ||W - Z|| / ||W|| is at most this,
         dual: and ||Z_k+1 - Z_k|| / ||Z_k+1|| at most this.
-        blocks: W-steps at most.
+        blocks: W-steps at most; with the defaults rho is at its cap for the last four.
 
     Raises:
         ConfigError: all that is out of range.
@@ -47,7 +47,7 @@ class AdmmSettings:
     rho_max: float = 1.0
     primal: float = 0.02
     dual: float = 0.02
-    blocks: int = 10
+    blocks: int = 14
 
     def __post_init__(self) -> None:
         checks = [

@@ -197,7 +197,7 @@ class Annealing:
             self._losses.append(loss)
         if self.told > self.settings.calibration:
             usual = float(np.median(self._losses)) if self._losses else 0.0
-            # Moves that change nothing, or only lead to what is not allowed, say nothing: one point is a usual loss then
+            # Moves that change nothing, or lead to nothing that is allowed, say nothing; then a usual loss is one point
             self._first = (usual or 1.0) / math.log(1 / _USUAL_ACCEPTANCE)
             self._restart()
 

@@ -148,7 +148,7 @@ def auto_compress(
     return run.finish()
 
 
-class _Cancelled(Exception):
+class _CancelledError(Exception):
     """Leaves the phases; the state has been saved."""
 
 
@@ -173,7 +173,9 @@ class _Run:
             raise ConfigError(
                 f"AutoCompress: target {target}; allowed: params, macs, latency_ms@DEVICE; say params=N% for sparsity"
             )
-        missing = [limit.device for limit in target.limits if limit.device is not None and limit.device not in latencies]
+        missing = [
+            limit.device for limit in target.limits if limit.device is not None and limit.device not in latencies
+        ]
         if missing:
             known = ", ".join(sorted(latencies)) or "none"
             raise ConfigError(
@@ -189,6 +191,8 @@ class _Run:
         self.rounds: list[RoundReport] = []
         self.plan: Plan | None = None
         self.kept: Kept | None = None  # what stays of `model`; None: everything
+        # The last round that has ended: plan, tensors and masks of its model.
+        self.last: tuple[Plan, dict[str, Tensor], dict[str, Tensor]] | None = None
         self._enter_model(copy_of(model))
         self.full = {layer.name: (len(layer.rows), len(layer.columns)) for layer in self.matrices.layers}
         whole = self.matrices.whole()
@@ -205,6 +209,7 @@ class _Run:
 
     def finish(self) -> Compression:
         """Run what is left."""
+        phases = {"search": self._search, "admm": self._admm, "purify": self._purify, "retrain": self._retrain}
         stopped = False
         if self.dense is None:
             self.dense = self._measured(copy_of(self.given), WeightMatrices(self.groups), None)
@@ -215,8 +220,8 @@ class _Run:
                     self.round += 1
                     continue
                 for phase in PHASES[PHASES.index(self.phase) :]:
-                    {"search": self._search, "admm": self._admm, "purify": self._purify, "retrain": self._retrain}[phase]()
-        except _Cancelled:
+                    phases[phase]()
+        except _CancelledError:
             stopped = True
         report = CompressionReport(str(self.target), self.dense, tuple(self.rounds))
         if self.folder is not None and not stopped:
@@ -233,9 +238,7 @@ class _Run:
         def chosen(point: Any) -> Kept:
             return self.matrices.project(energies, rates.counts(point), settings.dimensions, others)
 
-        search = Annealing(
-            rates.prior(), seed=self._seed("rates"), settings=settings.search
-        )
+        search = Annealing(rates.prior(), seed=self._seed("rates"), settings=settings.search)
         speed = accuracy = None
         if settings.uniform or not settings.anneal:
             point = rates.uniform() if settings.uniform else rates.prior()
@@ -492,15 +495,17 @@ class _Run:
         kept = kept or matrices.whole()
         cost, computed = matrices.cost(kept), matrices.groups.count()
         model.eval()
-        images = self.example_inputs[0] if len(self.example_inputs) == 1 else None
-        timed = isinstance(images, Tensor) and images.dim() == 4
+        images = self.example_inputs[0]
+        latency = None  # what measures it takes images alone
+        if len(self.example_inputs) == 1 and isinstance(images, Tensor) and images.dim() == 4:
+            latency = measure_module_ms(model, (1, *images.shape[1:])).median_ms
         return Measured(
             params=cost.params,
             storage_bytes=matrices.storage_bytes(kept),
             macs=cost.macs,
             dense_params=computed.params,
             dense_macs=computed.macs,
-            latency_ms=measure_module_ms(model, (1, *images.shape[1:])).median_ms if timed else None,
+            latency_ms=latency,
             accuracy=self.loop.accuracy(model),
             test_accuracy=self.loop.test_accuracy(model),
         )
@@ -541,7 +546,7 @@ class _Run:
             self._save()
         self.progress(Progress(self.round + 1, len(self.schedule), self.phase, done, total))
         if stop:
-            raise _Cancelled
+            raise _CancelledError
 
     # Files.
 
@@ -574,7 +579,6 @@ class _Run:
         save_state(self.folder, state)
 
     def _load(self) -> None:
-        self.last: tuple[Plan, dict[str, Tensor], dict[str, Tensor]] | None = None
         if self.folder is None:
             return
         state = load_state(self.folder, self._made_of())

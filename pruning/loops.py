@@ -26,6 +26,7 @@ from torch.optim import SGD, Optimizer
 
 from pruning.training import predictions
 from supernet.errors import ConfigError
+from supernet.images import batches as image_batches
 from supernet.images import prepare
 from supernet.training.data import TrainingData
 
@@ -193,7 +194,7 @@ class ImageLoop:
     def calibration_batches(self) -> Iterator[Tensor]:
         """Fixed training images."""
         pack = self.data.image_pack(self.calibration_images)
-        for pixels in pack.calibration_images.split(_EVALUATION_BATCH):
+        for pixels in image_batches(pack.calibration_images, _EVALUATION_BATCH):
             yield prepare(pixels, self.side, pack.normalisation)
 
     def accuracy(self, model: nn.Module) -> float:

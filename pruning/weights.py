@@ -174,7 +174,7 @@ class WeightMatrices:
         zero_units(tensors, self.groups.sets, [~mask for mask in kept.units])
 
     def other_energies(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Energy of units' variables that are weights but no layer's, such as an attention's; float (all units + 1,)."""
+        """Energy of units' variables that are weights but no layer's, as of attention; float (all units + 1,)."""
         found = torch.zeros(self.first[-1] + 1)
         for place, group in enumerate(self.groups.sets):
             for entries in group.variables:
@@ -292,8 +292,8 @@ def _positions(groups: ZeroInvariantGroups) -> tuple[dict[str, int], dict[str, n
     hooks = []
 
     def note(name: str, module: nn.Module, output: Tensor) -> None:
-        channels = output.shape[-1] if isinstance(module, nn.Linear) else module.weight.shape[0]  # type: ignore[union-attr,operator,index]
-        positions[name] = positions.get(name, 0) + output.numel() // int(channels)
+        assert isinstance(module.weight, Tensor)
+        positions[name] = positions.get(name, 0) + output.numel() // module.weight.shape[0]
 
     for module in groups.model.modules():
         if isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_it_cools_by_the_factor_to_a_hundredth_and_then_begins_again_warmer() ->
         search.tell(point, value(point))
         if search.temperature:
             seen.append(search.temperature)
-    ratios = [after / before for before, after in zip(seen, seen[1:], strict=False)]
+    ratios = [after / before for before, after in pairwise(seen)]
     assert {round(ratio, 6) for ratio in ratios if ratio < 1} == {0.9}
     assert any(ratio > 1 for ratio in ratios)
     assert min(seen) >= 0.01 * seen[0] * (1 - 1e-9)

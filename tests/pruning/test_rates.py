@@ -152,8 +152,8 @@ def test_a_removed_unit_costs_its_rows_and_its_readers_columns() -> None:
 
 
 def test_what_cannot_be_met_is_refused_with_what_remains() -> None:
+    rates = Rates(MATRICES, {"params": 50}, "filters")
     with pytest.raises(InfeasibleBudgetError, match=r"params \d+ of 50 remain; choose a higher limit"):
-        rates = Rates(MATRICES, {"params": 50}, "filters")
         rates.counts(rates.prior())
     with pytest.raises(ConfigError, match="allowed: combined, filters, channels, weights"):
         Rates(MATRICES, {"params": 50}, "rows")
