@@ -14,9 +14,10 @@ a cosine to zero over all 8 epochs. Arms:
 
 Every training is tested on images that it has not seen: "holdout", the next 500 training images of every class, by
 which variants (learning rate; when pruning starts and ends) are chosen, on seed 0; and "test", which decides nothing.
-Finished trainings are not repeated. The archive holds JPEG files train/CLASS/*.jpg and test/CLASS/*.jpg. The authors'
-package (only-train-once 2.0.16), measured before with its own recipe: dense 56.8 and 60.4 (seeds 0 and 1), DHSPG 53.3 and 57.7
-with 63 to 64 % of the MACs and 24 to 25 % of the parameters.
+Finished trainings are not repeated, killed ones go on after their last whole epoch. The archive holds JPEG files
+train/CLASS/*.jpg and test/CLASS/*.jpg. The authors' package (only-train-once 2.0.16), measured before with its own
+recipe: dense 56.8 and 60.4 (seeds 0 and 1), DHSPG 53.3 and 57.7 with 63 to 64 % of the MACs and 24 to 25 % of the
+parameters.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.oto_networks import vgg16_bn
 from benchmarks.reference_speed import processor
-from pruning import DHSPG, HESSO, GroupSparseOptimizer
-from pruning.groups import ZeroInvariantGroups
-from supernet.files import read_json, write_json
+from pruning import DHSPG, HESSO, GroupSparseOptimizer, ZeroInvariantGroups
+from supernet.files import atomic_path, read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "oto_training"
 TRAIN, HOLDOUT = 800, 500
@@ -93,6 +93,7 @@ def main() -> None:
     run.add_argument("--arms", nargs="+", choices=["dense", "narrow", *METHODS], default=["dense", "dhspg"])
     for name, value in asdict(Variant()).items():
         run.add_argument(f"--{name}", type=type(value), default=value)
+    run.add_argument("--work", type=Path, default=Path("runs/oto_training"), help="where unfinished trainings are")
     commands.add_parser("report")
     arguments = parser.parse_args()
     if arguments.command == "report":
@@ -105,7 +106,7 @@ def main() -> None:
         for arm in arguments.arms:
             path = RESULTS / f"{arm}_{variant if arm in METHODS else f'rate{variant.rate:g}'}_{seed}.json"
             if not path.exists():
-                found = train(arm, variant, seed, parts)
+                found = train(arm, variant, seed, parts, arguments.work / f"{path.stem}.pt")
                 write_json(path, found)
                 print(f"{path.stem}: test {found['test']:.2%}, holdout {found['holdout']:.2%}", flush=True)
 
@@ -137,8 +138,8 @@ def load(archive: Path) -> dict[str, Images]:
     }
 
 
-def train(arm: str, variant: Variant, seed: int, parts: dict[str, Images]) -> dict[str, Any]:
-    """One training from scratch, and what its network then does."""
+def train(arm: str, variant: Variant, seed: int, parts: dict[str, Images], state: Path) -> dict[str, Any]:
+    """One training from scratch, or from where `state` says that it was killed, and what its network then does."""
     net = vgg16_bn(NARROW if arm == "narrow" else 0.25, seed=seed)
     example = torch.zeros(1, 3, 32, 32)
     groups = ZeroInvariantGroups(net, example)
@@ -159,8 +160,17 @@ def train(arm: str, variant: Variant, seed: int, parts: dict[str, Images]) -> di
     schedule = LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, 1) * (1 + math.cos(math.pi * min(step / total, 1))) / 2
     )
-    started, history, met = time.thread_time(), [], None
-    for _ in range(EPOCHS):
+    losses_by_epoch: list[float] = []
+    seconds, met = 0.0, None
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        net.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        generator.set_state(saved["generator"])
+        losses_by_epoch, seconds, met = saved["losses"], saved["seconds"], saved["met"]
+    for _ in range(len(losses_by_epoch), EPOCHS):
+        started = time.thread_time()
         net.train()
         order, losses = torch.randperm(len(data.labels), generator=generator), 0.0
         for batch in order[: steps * BATCH].split(BATCH):
@@ -175,8 +185,19 @@ def train(arm: str, variant: Variant, seed: int, parts: dict[str, Images]) -> di
             losses += float(loss.detach())
             if isinstance(optimizer, GroupSparseOptimizer) and met is None and is_met(groups, net):
                 met = optimizer.steps
-        history.append({"loss": losses / steps, "holdout": accuracy(net, parts["holdout"])})
-    seconds = time.thread_time() - started
+        losses_by_epoch.append(losses / steps)
+        seconds += time.thread_time() - started
+        whole = {
+            "net": net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "generator": generator.get_state(),
+            "losses": losses_by_epoch,
+            "seconds": seconds,
+            "met": met,
+        }
+        with atomic_path(state) as temporary, temporary.open("wb") as file:
+            torch.save(whole, file)
     kept = tuple(~mask for mask in groups.zeroed(net))
     dense, compact = ZeroInvariantGroups(vgg16_bn(), example).count(), groups.count(kept)
     return {
@@ -192,7 +213,7 @@ def train(arm: str, variant: Variant, seed: int, parts: dict[str, Images]) -> di
         "kept_units": [int(mask.sum()) for mask in kept],
         "stated_step": optimizer.end_step if isinstance(optimizer, GroupSparseOptimizer) else None,
         "met_at_step": met,
-        "epochs": history,
+        "losses": losses_by_epoch,
         "processor_seconds": round(seconds, 1),
         "machine": {"processor": processor(), "system": platform.machine(), "torch": torch.__version__, "threads": 1},
     }

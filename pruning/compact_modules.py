@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -27,7 +27,7 @@ def cut_modules(
     """
     new = copy_of(model)
     names: dict[int, str] = {}
-    made: dict[int, Tensor] = {}
+    made: dict[int, Any] = {}
     for name, tensor in (*new.named_parameters(remove_duplicate=False), *new.named_buffers(remove_duplicate=False)):
         names.setdefault(id(tensor), name)
         kept = tensors.get(names[id(tensor)])
@@ -40,7 +40,7 @@ def cut_modules(
         path, _, attribute = name.rpartition(".")
         owner = new.get_submodule(path)
         if isinstance(tensor, nn.Parameter):
-            owner._parameters[attribute] = made[id(tensor)]  # type: ignore[assignment]
+            owner._parameters[attribute] = made[id(tensor)]
         else:
             owner._buffers[attribute] = made[id(tensor)]
     for path, settings in attributes.items():
@@ -72,8 +72,10 @@ def settings_after(
     """
     found: Attributes = {}
     for path, module in model.named_modules():
-        own = {attribute: tensors.get(f"{path}.{attribute}" if path else attribute, {}) for attribute in
-               (*module._parameters, *module._buffers)}
+        own = {
+            attribute: tensors.get(f"{path}.{attribute}" if path else attribute, {})
+            for attribute in (*module._parameters, *module._buffers)
+        }
         weight = f"{path}.weight" if path else "weight"
         new = _settings(module, own, inputs.get(weight)) | _head_settings(module, heads.get(path, []))
         changed = {name: value for name, value in new.items() if getattr(module, name, value) != value}
@@ -86,7 +88,8 @@ def _settings(module: nn.Module, own: Mapping[str, Mapping[int, list[int]]], rea
     kept = own.get("weight", {})
 
     def size(axis: int) -> int:
-        return len(kept[axis]) if axis in kept else int(module.weight.shape[axis])  # type: ignore[union-attr,operator,index,arg-type]
+        weight: Any = module.weight
+        return len(kept[axis]) if axis in kept else int(weight.shape[axis])
 
     if isinstance(module, _ConvNd):
         out_axis, in_axis = (1, 0) if isinstance(module, _ConvTransposeNd) else (0, 1)

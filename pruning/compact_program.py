@@ -112,15 +112,15 @@ class _Sizes:
             mask = self.kept(component.ids)
             if mask.all():
                 continue
-            lines = [mask.any(tuple(a for a in range(mask.ndim) if a != axis)) for axis in component.axes]
+            lines: list[Kept] = [
+                np.asarray(mask.any(tuple(a for a in range(mask.ndim) if a != axis))) for axis in component.axes
+            ]
             box = np.ones(mask.shape, bool)
             for axis, line in zip(component.axes, lines, strict=True):
                 box &= line.reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
             if (box != mask).any():
                 return None
-            for axis, line in zip(component.axes, lines, strict=True):
-                if not line.all():
-                    found[axis] = line
+            found |= {axis: line for axis, line in zip(component.axes, lines, strict=True) if not line.all()}
         return found
 
     def stuck(self, value: Value) -> bool:
@@ -200,13 +200,13 @@ class _Rewriter:
     def _shape(self, node: fx.Node) -> None:
         """Sizes of a view: constants are replaced; sizes that grow with the batch are scaled."""
         value = self.values[node]
-        node.update_arg(1, self._resized(node, list(node.args[1]), value, 0))  # type: ignore[arg-type]
+        node.update_arg(1, self._resized(node, _list(node.args[1]), value, 0))
 
     def _unflatten(self, node: fx.Node) -> None:
         value = self.values[node]
-        source = self.values[node.args[0]]
-        axis = int(node.args[1]) % len(source.shape)  # type: ignore[arg-type]
-        node.update_arg(2, self._resized(node, list(node.args[2]), value, axis))  # type: ignore[arg-type]
+        source = self.values[_source(node)]
+        axis = _number(node.args[1]) % len(source.shape)
+        node.update_arg(2, self._resized(node, _list(node.args[2]), value, axis))
 
     def _resized(self, node: fx.Node, given: list[Any], value: Value, first: int) -> list[Any]:
         new = self.sizes.shape(value)
@@ -229,17 +229,17 @@ class _Rewriter:
         sizes = [self.sizes.shape(part)[axis] for part in parts]
         if sizes != [part.shape[axis] for part in parts]:
             node.target = torch.ops.aten.split_with_sizes.default
-            node.args = (node.args[0], sizes, axis)
+            node.args = (_source(node), sizes, axis)
             node.kwargs = {}
 
     def _dim(self, node: fx.Node, place: int | None, ndim: int) -> int:
         dim = node.kwargs.get("dim", node.args[place] if place is not None else 0)
-        return int(dim) % ndim  # type: ignore[arg-type]
+        return _number(dim) % ndim
 
     def _slice(self, node: fx.Node) -> None:
-        source: Value = self.values[node.args[0]]
+        source: Value = self.values[_source(node)]
         axis = self._dim(node, 1 if len(node.args) > 1 else None, len(source.shape))
-        kept = self._axes(node.args[0]).get(axis)  # type: ignore[arg-type]
+        kept = self._axes(_source(node)).get(axis)
         if kept is None:
             return
         args = [*node.args, *[None] * (5 - len(node.args))]
@@ -247,29 +247,29 @@ class _Rewriter:
         if step not in (None, 1):
             self._gather(node)
             return
-        node.args = (node.args[0], axis, *_part(kept, start, end))  # type: ignore[arg-type]
+        node.args = (_source(node), axis, *_part(kept, start, end))
 
     def _narrow(self, node: fx.Node) -> None:
-        source: Value = self.values[node.args[0]]
-        axis = int(node.args[1]) % len(source.shape)  # type: ignore[arg-type]
-        kept = self._axes(node.args[0]).get(axis)  # type: ignore[arg-type]
+        source: Value = self.values[_source(node)]
+        axis = _number(node.args[1]) % len(source.shape)
+        kept = self._axes(_source(node)).get(axis)
         if kept is not None:
-            start, length = int(node.args[2]), int(node.args[3])  # type: ignore[arg-type]
+            start, length = _number(node.args[2]), _number(node.args[3])
             begin, end = _part(kept, start, start + length)
             node.args = (*node.args[:2], begin, end - begin)
 
     def _select(self, node: fx.Node) -> None:
-        source: Value = self.values[node.args[0]]
-        axis = int(node.args[1]) % len(source.shape)  # type: ignore[arg-type]
-        kept = self._axes(node.args[0]).get(axis)  # type: ignore[arg-type]
+        source: Value = self.values[_source(node)]
+        axis = _number(node.args[1]) % len(source.shape)
+        kept = self._axes(_source(node)).get(axis)
         if kept is not None:
-            index = int(node.args[2]) % len(kept)  # type: ignore[arg-type]
+            index = _number(node.args[2]) % len(kept)
             node.update_arg(2, int(kept[:index].sum()))
 
     def _pad(self, node: fx.Node) -> None:
-        source: Value = self.values[node.args[0]]
+        source: Value = self.values[_source(node)]
         result: Value = self.values[node]
-        pads = list(node.args[1])  # type: ignore[arg-type]
+        pads = _list(node.args[1])
         for axis, kept in (self.sizes.axes(result) or {}).items():
             place = 2 * (len(source.shape) - 1 - axis)
             if place < len(pads):
@@ -279,7 +279,7 @@ class _Rewriter:
         node.update_arg(1, pads)
 
     def _groups(self, node: fx.Node) -> None:
-        channels = self.sizes.flow.channels.get(self._computed(node))  # type: ignore[arg-type]
+        channels = self.sizes.flow.channels.get(self._computed(node))
         transposed = "transpose" in _name(node)
         place = 7 if transposed else 6
         if _name(node) == "convolution":
@@ -290,17 +290,17 @@ class _Rewriter:
             groups = node.args[6]
         if channels is None or channels.ids is None or groups == 1 or not channels.whole:
             return
-        new = int(self.sizes.kept(channels.ids).sum()) * int(groups) // channels.count  # type: ignore[call-overload]
+        new = int(self.sizes.kept(channels.ids).sum()) * _number(groups) // channels.count
         if "groups" in node.kwargs:
             node.kwargs = {**node.kwargs, "groups": new}
         else:
             node.update_arg(place, new)
 
     def _group_norm(self, node: fx.Node) -> None:
-        channels = self.sizes.flow.channels.get(self._computed(node))  # type: ignore[arg-type]
+        channels = self.sizes.flow.channels.get(self._computed(node))
         if channels is not None and channels.ids is not None:
             kept = int(self.sizes.kept(channels.ids).sum())
-            node.update_arg(1, kept * int(node.args[1]) // channels.count)  # type: ignore[arg-type]
+            node.update_arg(1, kept * _number(node.args[1]) // channels.count)
 
     def _computed(self, node: fx.Node) -> Value:
         value = self.values[node]
@@ -311,12 +311,12 @@ class _Rewriter:
         """The last of several movements: all of them become one list of positions."""
         start = node
         while self.sizes.stuck(self.values[start]) or start is node:
-            start = start.args[0]  # type: ignore[assignment]
+            start = _source(start)
         self._gather(node, start)
 
     def _gather(self, node: fx.Node, source: fx.Node | None = None) -> None:
         """A reordering of the positions of one axis, written as a list of them."""
-        source = source or node.args[0]  # type: ignore[assignment]
+        source = source or _source(node)
         assert source is not None
         result: Value = self.values[node]
         for axis in self.sizes.axes(result) or {}:
@@ -342,8 +342,8 @@ class _Rewriter:
         raise ConstructionError(f"channels of a tensor of shape {value.shape} do not lie on axis {axis}")
 
     def _index(self, node: fx.Node) -> None:
-        source: Value = self.values[node.args[0]]
-        indexed = [axis for axis, index in enumerate(node.args[1]) if index is not None]  # type: ignore[arg-type]
+        source: Value = self.values[_source(node)]
+        indexed = [axis for axis, index in enumerate(_list(node.args[1])) if index is not None]
         if any(axis in (self.sizes.axes(source) or {}) for axis in indexed):
             self._gather(node)
 
@@ -353,6 +353,23 @@ def _part(kept: Kept, start: Any, end: Any) -> tuple[int, int]:
     begin, stop, _ = slice(start, end).indices(len(kept))
     first = int(kept[:begin].sum())
     return first, first + int(kept[begin:stop].sum())
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """The node whose result a node moves or reads first."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def _number(argument: Any) -> int:
+    """An argument that is known to be an integer."""
+    return int(argument)
+
+
+def _list(argument: Any) -> list[Any]:
+    """An argument that is known to be a list."""
+    return list(argument)
 
 
 def _name(node: fx.Node) -> str:

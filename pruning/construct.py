@@ -1,4 +1,4 @@
-"""`construct_subnet`: the compact model without the units that are zero, compared with the pruned model before it is given.
+"""`construct_subnet`: the compact model without the units that are zero, compared with the pruned one before return.
 
 Two ways lead to it. Usually a copy of the model holds fewer channels, with torch's modules told so. Where the code of
 the model fixes a size that no module knows, its exported graph is rewritten instead. Which of them holds is not
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,15 +19,17 @@ from torch.utils import _pytree as pytree
 
 from pruning.compact_modules import cut_modules, settings_after
 from pruning.compact_program import at_least_two, cut_program
-from pruning.groups import ZeroInvariantGroups
 from pruning.partition import Partition, joined_masks
 from pruning.plan import Plan
 from pruning.trace import copy_of, evaluating
 from pruning.units import Masks
 from supernet.errors import ConstructionError, OnceForAllError
 
+if TYPE_CHECKING:
+    from pruning.groups import ZeroInvariantGroups
+
 MAX_ERROR = 1e-5
-"""Largest difference of outputs, over the largest output, that float32's rounding explains; above it float64 decides."""
+"""Largest difference of outputs over the largest output that float32's rounding explains; above it float64 decides."""
 
 _MAX_ERROR_FLOAT64 = 1e-9
 

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -210,6 +212,8 @@ class CompiledUnits(FlatUnits):
         self.units = self.owners.numpy()
         self.rows = self.rows_of_unit.numpy()
         self.numbers = torch.zeros(self.layout.numbers)
+        self._found: list[int] = []
+        self._memory = np.zeros(0, np.int64)
 
     def remember(self) -> None:
         """Copy the chosen numbers into the flat buffer."""
@@ -255,9 +259,12 @@ class CompiledUnits(FlatUnits):
         """Write only."""
         self.compiled.clear(self._addresses(), self.layout, self.units, zero.numpy())
 
-    def _addresses(self) -> list[int]:
+    def _addresses(self) -> npt.NDArray[np.int64]:
         # Asked for every time: `module.to` and `parameter.data = ...` move a tensor without a word.
-        return [tensor.data_ptr() for tensor in self.tensors]
+        found = [tensor.data_ptr() for tensor in self.tensors]
+        if found != self._found:
+            self._found, self._memory = found, np.array(found, np.int64)
+        return self._memory
 
 
 def flat_units(tensors: dict[str, Tensor], sets: Sequence[UnitSet], chosen: Tensor) -> FlatUnits:

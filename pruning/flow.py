@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ class Flow:
         """Why the result of an operator has no components: what froze them here, or in what it reads."""
         if len(self.ledger.frozen) > before:
             return self.ledger.frozen[before][1]
-        return next((found for value in op.tensors() if (found := self.why_stays(value))), "")
+        return next((found for value in op.tensors if (found := self.why_stays(value))), "")
 
     def why_stays(self, value: Value) -> str:
         """Why a tensor has no components."""
@@ -217,8 +218,8 @@ class Flow:
             zeros[place] = component.zero
         zero = at_zero(zeros)
         why = ""
-        if not (zero.size == 1 and zero.item() == 0) and not (zero == 0).all():
-            sources = [component for _, component in group if not (component.zero == 0).all()]
+        if not is_zero(zero):
+            sources = [component for _, component in group if not is_zero(component.zero)]
             why = sources[0].why if sources else f"{op} maps zero to {_number(zero)}"
         if len(group) == 1:
             ids = group[0][1].ids
@@ -228,7 +229,7 @@ class Flow:
             for part in parts:
                 self.ledger.tie(ids, part.ids, f"{op} combines it with values that stay")
                 source = part.ids
-                if by_zero and not (part.zero == 0).all() and any((p.zero == 0).any() for p in parts):
+                if by_zero and not is_zero(part.zero) and any((p.zero == 0).any() for p in parts):
                     source = np.where(part.spread() == 0, part.ids, FIXED)
                 self.ledger.need(ids, source)
         return Component(ids, zero, why, all(component.free for _, component in group))
@@ -238,13 +239,19 @@ class Flow:
 
         Args:
             op: for reasons.
-            left, right: of each operand, None: positions that stay.
+            left: of one operand, None: positions that stay.
+            right: of the other one.
             pure: of each operand, whether it is a weight.
         """
         if left is None or right is None:
             self.freeze([c for c in (left, right) if c is not None], f"{op} reads it with values that stay")
             return
         self.ledger.tie(left.ids.reshape(-1), right.ids.reshape(-1), f"{op} reads it with values that stay")
+        if any(is_zero(side.zero) and not weight for side, weight in ((left, pure[0]), (right, pure[1]))):
+            for side, weight in ((left, pure[0]), (right, pure[1])):
+                if not weight:
+                    self.ledger.require(side.ids)
+            return
         sides = [(left, pure[0]), (right, pure[1])]
         moving = [side for side, weight in sides if not weight] or [left]
         spread = [side.spread().reshape(-1) for side in moving]
@@ -277,7 +284,7 @@ class Flow:
         for axis, size in enumerate(value.shape):
             if size > 1:
                 ids = np.arange(leaf.first[axis], leaf.first[axis] + size, dtype=np.int64)
-                components.append(Component(ids.reshape([-1 if a == axis else 1 for a in range(ndim)]), zero, why))
+                components.append(Component(ids.reshape((1,) * axis + (size,) + (1,) * (ndim - axis - 1)), zero, why))
         return tuple(components)
 
     def _clean(self, components: Components, op: Op) -> Components:
@@ -318,17 +325,18 @@ def rule_of(op: Op) -> Rule:
     """The rule for an operator; operators that nobody described freeze what they touch."""
     found = RULES.get(op.name)
     if found is None:
-        found = RULES["pointwise"] if is_pointwise(op) else RULES["opaque"]
+        found = RULES["pointwise"] if _is_pointwise(op.func, op.name) else RULES["opaque"]
     return found
 
 
-def is_pointwise(op: Op) -> bool:
+@cache
+def _is_pointwise(func: Any, name: str) -> bool:
     """Whether torch says that an operator, or its functional form, works element by element."""
-    if op.func is None:
+    if func is None:
         return False
-    if torch.Tag.pointwise in op.func.tags:
+    if torch.Tag.pointwise in func.tags:
         return True
-    packet = getattr(torch.ops.aten, op.name, None)
+    packet = getattr(torch.ops.aten, name, None)
     return packet is not None and any(
         torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads()
     )
@@ -338,6 +346,11 @@ def operand(flow: Flow, value: Value, ndim: int) -> Operand:
     """A tensor as an operand of an operator whose result has `ndim` axes and that broadcasts."""
     shape = (1,) * (ndim - len(value.shape)) + value.shape
     return Operand(shape, tuple(aligned(c, ndim) for c in flow.of(value)), flow.why_stays(value))
+
+
+def is_zero(zero: Numbers) -> bool:
+    """Whether all numbers are zero."""
+    return bool(zero.item() == 0) if zero.size == 1 else bool((zero == 0).all())
 
 
 def joined(components: Sequence[Component], axis: int) -> Component | None:

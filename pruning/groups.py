@@ -1,4 +1,4 @@
-"""`ZeroInvariantGroups`: what of a model can be pruned so that the rest computes the same, found from the model alone."""
+"""`ZeroInvariantGroups`: what of a model can go so that the rest computes the same, found from the model alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pruning import report
 from pruning.partition import Partition, joined_masks, partition
+from pruning.selftest import SelfTest, self_test
 from pruning.trace import record
 from pruning.units import Cost, Masks, UnitSet, all_kept, parameters_by_name, zero_units, zeroed_units
 from supernet.errors import ConfigError
@@ -96,6 +98,35 @@ class ZeroInvariantGroups:
         for label, value in zip(table.labels[0], macs.tolist(), strict=True):
             by_op[label] = by_op.get(label, 0) + value
         return by_op, dict(zip(table.labels[1], numbers.tolist(), strict=True))
+
+    def self_test(self, fraction: float = 0.5, seed: int = 0) -> SelfTest:
+        """Zero a random share of each set's units in a copy of the model, construct the compact one, and compare.
+
+        Args:
+            fraction: share of units to zero.
+            seed: of the choice, and of the copy's parameters (see `pruning.selftest`).
+
+        Returns:
+            Largest error, and the signal beside which it is small, in units of the model's outputs.
+
+        Raises:
+            ConstructionError: the compact model does not compute the same.
+        """
+        if not 0 <= fraction <= 1:
+            raise ConfigError(f"fraction is {fraction}; allowed: 0 to 1, such as 0.5")
+        return self_test(self, fraction, seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What can go, what stays and why, as JSON can hold it."""
+        return report.as_dict(self)
+
+    def report(self) -> str:
+        """What can go, what stays and why, as text."""
+        return report.as_text(self)
+
+    def picture(self) -> str:
+        """The model's graph as SVG: each layer in the colour of its set of units, grey where it stays."""
+        return report.as_svg(self)
 
     def random_masks(self, fraction: float, seed: int) -> tuple[Tensor, ...]:
         """True for a random share of the units of each set; at least one stays."""

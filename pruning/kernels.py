@@ -1,7 +1,7 @@
 """Compiled passes over the rows of a `FlatUnits` on the CPU: read, multiply, shift, scale, clear.
 
-A row's numbers are runs at addresses in memory. Rows are independent, so that they are split over threads; sums are
-taken within a row, so that the result is the same whatever the number of threads.
+A row's numbers are runs in memory; `memory` holds the address of every tensor. Rows are independent, so that they are
+split over threads; sums are taken within a row, so that the result is the same whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -61,30 +61,28 @@ class Layout:
         return cls(table, first_numbers, int(ends[-1]) if len(ends) else 0)
 
 
-def gather(addresses: Sequence[int], layout: Layout, numbers: Floats) -> None:
+def gather(memory: Integers, layout: Layout, numbers: Floats) -> None:
     """Copy all rows into the flat buffer."""
-    _split(_gather, layout, _memory(addresses), layout.table, layout.starts, numbers)
+    _split(_gather, layout, memory, layout.table, layout.starts, numbers)
 
 
-def products(addresses: Sequence[int], layout: Layout, before: Floats, units: Integers, count: int) -> Doubles:
+def products(memory: Integers, layout: Layout, before: Floats, units: Integers, count: int) -> Doubles:
     """<x, x>, <x, y>, <y, y> by unit, (3, count); x from the flat buffer, y from the tensors."""
     by_row = np.empty((layout.rows, 3))
-    _split(_products, layout, _memory(addresses), layout.table, layout.starts, before, by_row)
+    _split(_products, layout, memory, layout.table, layout.starts, before, by_row)
     found = np.empty((3, count))
     for i in range(3):
         found[i] = np.bincount(units, by_row[:, i], count)
     return found
 
 
-def shift(
-    addresses: Sequence[int], layout: Layout, before: Floats, units: Integers, factors: Doubles, zero: Flags
-) -> None:
+def shift(memory: Integers, layout: Layout, before: Floats, units: Integers, factors: Doubles, zero: Flags) -> None:
     """Subtract factor times x from y; units in `zero` become zero."""
-    _split(_shift, layout, _memory(addresses), layout.table, layout.starts, before, units, factors, zero)
+    _split(_shift, layout, memory, layout.table, layout.starts, before, units, factors, zero)
 
 
 def pull(
-    addresses: Sequence[int],
+    memory: Integers,
     layout: Layout,
     before: Floats,
     rows: Integers,
@@ -94,22 +92,18 @@ def pull(
     gone: Flags,
 ) -> None:
     """`FlatUnits.pull`; `rows` (units, most rows of a unit) is padded with the number of rows, `gone` is the result."""
-    table, memory = layout.table, _memory(addresses)
+    table = layout.table
     split(_pull, len(rows), layout.numbers, memory, table, layout.starts, before, rows, share, epsilon, zero, gone)
 
 
-def scale(addresses: Sequence[int], layout: Layout, units: Integers, factors: Doubles) -> None:
+def scale(memory: Integers, layout: Layout, units: Integers, factors: Doubles) -> None:
     """Multiply every unit's numbers by its factor; zero is exactly zero."""
-    _split(_scale, layout, _memory(addresses), layout.table, layout.starts, units, factors)
+    _split(_scale, layout, memory, layout.table, layout.starts, units, factors)
 
 
-def clear(addresses: Sequence[int], layout: Layout, units: Integers, zero: Flags) -> None:
+def clear(memory: Integers, layout: Layout, units: Integers, zero: Flags) -> None:
     """Units in `zero` become zero."""
-    _split(_clear, layout, _memory(addresses), layout.table, layout.starts, units, zero)
-
-
-def _memory(addresses: Sequence[int]) -> Integers:
-    return np.array(addresses, np.int64)
+    _split(_clear, layout, memory, layout.table, layout.starts, units, zero)
 
 
 def _split(kernel: Callable[..., None], layout: Layout, *arguments: Any) -> None:
@@ -280,10 +274,16 @@ def _scale(
 def _clear(
     memory: Integers, table: Table, starts: Integers, units: Integers, zero: Flags, first: int, last: int
 ) -> None:
+    # Nearly always the numbers are still zero, with momentum and gradient zero as well (behind a ReLU). Reading that is
+    # half of the traffic of writing it again, and the step after pruning is bound by memory.
     tensor, first_run, runs, length, _offset = table
     for row in range(first, last):
         if zero[units[row]]:
             n = length[row]
             for run in range(first_run[row], first_run[row] + runs[row]):
-                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.float32)
-                y[:] = 0
+                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.uint32)
+                bits = np.uint32(0)
+                for i in range(n):
+                    bits |= y[i]
+                if bits != 0:
+                    y[:] = 0

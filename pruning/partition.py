@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from pruning import rules_compute  # noqa: F401 registers its rules
 from pruning.flow import Flow, Work
 from pruning.provenance import Component, Ids
-from pruning import rules_compute  # noqa: F401 registers its rules
 from pruning.rules_moves import AXES, RESHAPES, SAME
 from pruning.trace import Op, Trace, Value
 from pruning.units import Cost, Entries, Masks, UnitSet, check_masks
 
+_SHIFTS = (np.uint64(0), np.uint64(32))
 _KEPT = -1  # the unit of a position that no unit owns
 _SINGLE = "a single unit; one always stays"
 _UNREAD = "nothing reads it"
@@ -35,6 +36,7 @@ class Partition:
         frozen: by name of a parameter whose rows stay, all or some, the reason.
         unit_of: by atom, the unit (numbered through all sets) or -1: it stays.
         flow: the atoms of all tensors.
+        trace: the recorded run.
         costs: what any choice of units costs.
     """
 
@@ -42,6 +44,7 @@ class Partition:
     frozen: dict[str, str]
     unit_of: Ids
     flow: Flow
+    trace: Trace
     costs: CostTable
 
     def kept(self, ids: Ids, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -73,7 +76,9 @@ def partition(trace: Trace, keep: Sequence[str] = ()) -> Partition:
     produced = needed | rows[:-1]
     places = _Places(flow)
     is_parameter = places.parameter[places.leaf]
-    marks = produced[places.atom] & np.isin(places.leaf, [i for i, name in enumerate(places.names) if name in set(keep)])
+    marks = produced[places.atom] & np.isin(
+        places.leaf, [i for i, name in enumerate(places.names) if name in set(keep)]
+    )
     reasons = _Reasons(classes, [*ledger.frozen, (places.atom[marks], "kept as asked")])
     number = int(classes.max()) + 1 if len(classes) else 0
     variable = needed[places.atom] & is_parameter
@@ -87,7 +92,7 @@ def partition(trace: Trace, keep: Sequence[str] = ()) -> Partition:
         unit_of_class[members] = unit
     unit_of = unit_of_class[classes] if number else np.zeros(0, np.int64)
     frozen = _frozen(places, produced, is_parameter, classes, unit_of, reasons, found.single)
-    return Partition(found.sets, frozen, unit_of, flow, CostTable.build(flow, trace, unit_of, found.sets))
+    return Partition(found.sets, frozen, unit_of, flow, trace, CostTable.build(flow, trace, unit_of, found.sets))
 
 
 class _Places:
@@ -134,31 +139,41 @@ def _sets(
     where = np.flatnonzero(chosen)
     if not len(where):
         return _Found((), [], np.zeros(0, np.int64))
-    own = classes[places.atom[where]]
     kind = (places.leaf[where] * 8 + places.axis[where]) * 2 + variable[where]
-    members, unit = np.unique(own, return_inverse=True)
-    first = np.full(len(members), np.iinfo(np.int64).max)
-    np.minimum.at(first, unit[variable[where]], places.atom[where][variable[where]])
-    signature = np.zeros(len(members), np.uint64)
-    np.add.at(signature, unit, _scrambled(kind))
-    _, group = np.unique(signature, return_inverse=True)
-    lead = np.full(int(group.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(lead, group, first)
+    own = classes[places.atom[where]]
+    present = np.zeros(int(classes.max()) + 1, bool)
+    present[own] = True
+    members = np.flatnonzero(present)
+    unit = (np.cumsum(present) - 1)[own]
+    # the same axes equally often: sums of well-mixed numbers, exact in float64, one above the other
+    mixed = _scrambled(kind)
+    low, high = (np.bincount(unit, ((mixed >> shift) & np.uint64(0xFFFFFF)).astype(np.float64)) for shift in _SHIFTS)
+    _, group = np.unique(low + 1j * high, return_inverse=True)
     size = np.bincount(group)
-    place_of_group = np.empty(len(lead), np.int64)
-    place_of_group[np.argsort(lead)] = np.arange(len(lead))
-    order = np.lexsort((places.position[where], first[unit], kind, place_of_group[group[unit]]))
-    key = np.stack([place_of_group[group[unit]][order], kind[order]])
-    cuts = np.flatnonzero(np.r_[True, (key[:, 1:] != key[:, :-1]).any(0)])
+    # a unit's first variable; positions are in the order of their atoms, so that the last one written is the first
+    first = np.zeros(len(members), np.int64)
+    own_variables = np.flatnonzero(variable[where])[::-1]
+    first[unit[own_variables]] = places.atom[where[own_variables]]
+    by_first = np.argsort(first)
+    rank = np.empty(len(members), np.int64)
+    rank[by_first] = np.arange(len(members))
+    lead = np.zeros(len(size), np.int64)
+    lead[group[by_first[::-1]]] = first[by_first[::-1]]
+    place_of_group = np.empty(len(size), np.int64)
+    place_of_group[np.argsort(lead)] = np.arange(len(size))
+    segment = place_of_group[group[unit]] * (2 * 8 * len(places.names)) + kind
+    order = np.argsort(segment * len(members) + rank[unit], kind="stable")
+    segment = segment[order]
+    cuts = np.flatnonzero(np.r_[True, segment[1:] != segment[:-1]])
     ends = np.r_[cuts[1:], len(order)]
     by_set: dict[int, list[tuple[int, Ids]]] = {}
     for start, end in zip(cuts, ends, strict=True):
-        by_set.setdefault(int(key[0, start]), []).append((int(key[1, start]), where[order[start:end]]))
+        place, kind_number = divmod(int(segment[start]), 2 * 8 * len(places.names))
+        by_set.setdefault(place, []).append((kind_number, where[order[start:end]]))
     sets: list[UnitSet] = []
     units: list[Any] = []
     used: dict[str, int] = {}
     sorted_groups = np.argsort(lead)
-    by_first = np.argsort(first, kind="stable")
     by_group = by_first[np.argsort(group[by_first], kind="stable")]
     begin = np.cumsum(size) - size
     for place, group_number in enumerate(sorted_groups):
@@ -270,9 +285,9 @@ def _movable(trace: Trace, stuck: set[int], flow: Flow) -> set[int]:
     borders: dict[int, set[tuple[int, ...]]] = {}
     touching: list[tuple[Op, list[Value], list[Value]]] = []
     for op in trace.ops:
-        inner = [v for v in (*op.tensors(), *(o for o in op.outs if o is not None)) if id(v) in stuck]
+        inner = [v for v in (*op.tensors, *(o for o in op.outs if o is not None)) if id(v) in stuck]
         if inner:
-            outer = [v for v in (*op.tensors(), *(o for o in op.outs if o is not None)) if id(v) not in stuck]
+            outer = [v for v in (*op.tensors, *(o for o in op.outs if o is not None)) if id(v) not in stuck]
             touching.append((op, inner, outer))
             for value in inner[1:]:
                 regions[find(id(value))] = find(id(inner[0]))

@@ -101,16 +101,17 @@ class Ledger:
 
     def fresh_for(self, parts: Sequence[Ids]) -> Ids:
         """New atoms for positions where arrays meet that broadcast; one atom where the same atoms meet again."""
-        ids = [part.reshape(-1) for part in parts if part.size > 1] or [parts[0].reshape(-1)]
+        flat = [part.reshape(-1) for part in parts]
         shape = np.broadcast_shapes(*(part.shape for part in parts))
         count = math.prod(shape)
-        if any(len(part) == count and bool((part[1:] > part[:-1]).all()) for part in ids):
+        if any(len(part) == count and bool((part[1:] > part[:-1]).all()) for part in flat):
             return self.fresh(shape)
         key = np.zeros(count, np.int64)
         for part in parts:
             key = key * (self.size + 1) + np.broadcast_to(part, shape).reshape(-1) + 1
             _, key = np.unique(key, return_inverse=True)
-        return self.fresh((int(key.max()) + 1,))[key].reshape(shape)
+        ids: Ids = self.fresh((int(key.max()) + 1,))[key].reshape(shape)
+        return ids
 
     def leaf(self, name: str, kind: str, shape: tuple[int, ...]) -> Leaf:
         """Atoms for each position of each axis of a parameter or buffer; the same ones for the same name."""
@@ -122,12 +123,11 @@ class Ledger:
 
     def tie(self, left: Ids, right: Ids, reason: str) -> None:
         """Atoms that go together, pair by pair; one that is paired with a position that stays is frozen."""
-        left, right = np.broadcast_arrays(left, right)
-        left, right = left.reshape(-1), right.reshape(-1)
-        both = (left >= 0) & (right >= 0)
-        if both.all():
+        left, right = _paired(left, right)
+        if left.min(initial=0) >= 0 and right.min(initial=0) >= 0:
             self.ties.append((left, right))
             return
+        both = (left >= 0) & (right >= 0)
         self.ties.append((left[both], right[both]))
         self.freeze(np.maximum(left, right)[~both], reason)
 
@@ -137,8 +137,7 @@ class Ledger:
 
     def need(self, result: Ids, source: Ids) -> None:
         """Where `result` has to be zero, `source` has to be zero."""
-        result, source = np.broadcast_arrays(result, source)
-        self.needs.append((result.reshape(-1), source.reshape(-1)))
+        self.needs.append(_paired(result, source))
 
     def require(self, ids: Ids) -> None:
         """Atoms that have to be zero to be removed: what reads them sums over them."""
@@ -150,7 +149,8 @@ class Ledger:
         left, right = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
         graph = coo_array((np.ones(len(left)), (left, right)), shape=(self.size, self.size))
         _, labels = connected_components(graph, directed=False)
-        return labels.astype(np.int64)
+        found: Ids = labels.astype(np.int64)
+        return found
 
     def needed(self) -> NDArray[np.bool_]:
         """By atom, whether it has to be zero for its unit to be removed.
@@ -165,6 +165,13 @@ class Ledger:
             needed[source[needed[result]]] = True
             needed[FIXED] = False
         return needed[:-1]
+
+
+def _paired(left: Ids, right: Ids) -> tuple[Ids, Ids]:
+    """Two arrays that broadcast, flat and of one length."""
+    if left.shape != right.shape:
+        left, right = np.broadcast_arrays(left, right)
+    return left.reshape(-1), right.reshape(-1)
 
 
 def reshape(array: NDArray[Any], old: Sequence[int], new: Sequence[int]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def _opaque(flow: Flow, op: Op) -> Sequence[Components]:
         if op.name == OVERWRITTEN
         else f"{op} is not known to keep channels apart"
     )
-    for value in op.tensors():
+    for value in op.tensors:
         flow.freeze(flow.of(value), reason)
     return [() for _ in op.outs]
 
@@ -35,7 +36,7 @@ def _pointwise(flow: Flow, op: Op) -> Sequence[Components]:
     result = op.outs[0]
     if result is None:
         return [()]
-    values = list(op.tensors())
+    values = list(op.tensors)
     if not any(flow.of(value) for value in values):
         return [()]
     ndim = len(result.shape)
@@ -51,14 +52,12 @@ def _glu(flow: Flow, op: Op) -> Sequence[Components]:
     x = op.args[0]
     axis = op.arg("dim", -1) % len(x.shape)
     half = x.shape[axis] // 2
-    components = flow.of(x)
-    parts = [
-        Operand(
-            tuple(half if a == axis else n for a, n in enumerate(x.shape)),
-            tuple(along(c, axis, lambda a, s=start: a.take(range(s, s + half), axis)) for c in components),  # type: ignore[misc]
-        )
-        for start in (0, half)
-    ]
+    shape = tuple(half if a == axis else n for a, n in enumerate(x.shape))
+    parts = []
+    for start in (0, half):
+        own = range(start, start + half)
+        taken = [along(c, axis, partial(np.take, indices=own, axis=axis)) for c in flow.of(x)]
+        parts.append(Operand(shape, tuple(taken)))
 
     def at_zero(zeros: list[Numbers | None]) -> Numbers:
         known = next(zero for zero in zeros if zero is not None)
@@ -109,9 +108,7 @@ def _evaluate(flow: Flow, op: Op, values: list[Value], zeros: list[Numbers | Non
 def _run(op: Op, values: list[Value], numbers: list[Numbers]) -> Numbers:
     """The operator on these numbers in place of its tensors."""
     shape = numbers[0].shape
-    tensors = {
-        id(value): torch.from_numpy(np.array(n, np.float64)) for value, n in zip(values, numbers, strict=True)
-    }
+    tensors = {id(value): torch.from_numpy(np.array(n, np.float64)) for value, n in zip(values, numbers, strict=True)}
 
     def fill(item: Any) -> Any:
         if isinstance(item, Value):
@@ -161,8 +158,11 @@ def einsum(
     Returns:
         Components and shape of the result in the order of `out`.
     """
-    sizes = {letter: size for value, names in zip(values, letters, strict=True)
-             for letter, size in zip(names, value.shape, strict=True)}
+    sizes = {
+        letter: size
+        for value, names in zip(values, letters, strict=True)
+        for letter, size in zip(names, value.shape, strict=True)
+    }
     summed = [letter for letter in letters[0] if letter not in out]
     reason = f"{op} sums over it"
     sides: list[list[tuple[str, Component]]] = []
@@ -195,7 +195,7 @@ def einsum(
         for own, component in side:
             if not any(letter in summed for letter in own):
                 order = [names.index(letter) for letter in out if letter in names]
-                kept = component.moved(lambda a, n=names, o=order: _placed(a, n, o, out))  # type: ignore[misc]
+                kept = component.moved(lambda a, n=names, o=order: _placed(a, n, o, out))
                 placed.append(kept)
                 if value.pure and scales:
                     flow.ledger.rows.append(component.ids.reshape(-1))
@@ -315,7 +315,8 @@ def _grouped(
         The component of the output's channels, and the components of the weight that its work is proportional to.
     """
     x, weight = op.args[:2]
-    inner, outer = x.shape[1] // groups, op.outs[0].shape[1] // groups  # type: ignore[union-attr]
+    assert op.outs[0] is not None
+    inner, outer = x.shape[1] // groups, op.outs[0].shape[1] // groups
     stays = f"{op} reads it with values that stay"
     full, part = (columns, rows) if transposed else (rows, columns)  # the weight's axis over all groups; within one
     if groups >= inner:
@@ -373,8 +374,10 @@ def _attention(flow: Flow, op: Op) -> Sequence[Components]:
             left = tuple(flow.collapse(c, [width], reason) if len(c.axes) > 1 else c for c in left)
             flow.freeze([c for c in left if c.axes == (width,)], reason)
             left = tuple(c for c in left if c.axes != (width,))
-        shape = tuple(1 if axis in (width,) or (axis == tokens and tensor is not query) else n
-                      for axis, n in enumerate(tensor.shape))
+        shape = tuple(
+            1 if axis in (width,) or (axis == tokens and tensor is not query) else n
+            for axis, n in enumerate(tensor.shape)
+        )
         parts.append(Operand(shape, left))
     if mask is not None:
         left = flow.apart(operand(flow, mask, ndim).components, [width], reason)
@@ -422,13 +425,13 @@ def _batch_norm(flow: Flow, op: Op) -> Sequence[Components]:
         mixed = [axis for axis in range(ndim) if axis != 1]
         components = flow.apart(components, mixed, f"{op} {_NORM_REASON}")
     else:
-        running_or_own = [axis for axis in range(2, ndim)]
-        components = tuple(
-            flow.collapse(c, running_or_own, f"{op} scales channels") if 1 in c.axes else c for c in components
-        )
+        rest = range(2, ndim)
+        components = tuple(flow.collapse(c, rest, f"{op} scales channels") if 1 in c.axes else c for c in components)
     shape = tuple(x.shape[1] if axis == 1 else 1 for axis in range(ndim))
     names = ("weight", "bias", *(() if own else ("running_mean", "running_var")))
-    operands = [Operand(x.shape, components, flow.why_stays(x))] + [_vector(flow, op.arg(name), shape) for name in names]
+    operands = [Operand(x.shape, components, flow.why_stays(x))] + [
+        _vector(flow, op.arg(name), shape) for name in names
+    ]
     given = [op.arg(name) is not None for name in ("weight", "bias")]
 
     def at_zero(zeros: list[Numbers | None]) -> Numbers:
@@ -451,9 +454,9 @@ def _affine_at_zero(
     known = next(zero for zero in (x, weight, bias) if zero is not None)
     ones = (1,) * known.ndim
     scaled = np.full(ones, np.nan)
-    if given[0] and weight is not None and (weight == 0).all():
-        scaled = np.zeros(ones)
-    elif centred and x is not None and not np.isnan(x).any():
+    if (given[0] and weight is not None and (weight == 0).all()) or (
+        centred and x is not None and not np.isnan(x).any()
+    ):
         scaled = np.zeros(ones)
     if not given[1]:
         return scaled
@@ -478,14 +481,21 @@ def _group_norm(flow: Flow, op: Op) -> Sequence[Components]:
                 tied = flow.collapse(split, [1], reason)
                 shape = tuple(x.shape[1] if axis == 1 else 1 for axis in range(ndim))
                 ids = tied.ids.repeat(x.shape[1] // groups, 1).reshape(shape)
-                component = Component(ids, tied.zero.repeat(x.shape[1] // groups, 1).reshape(shape)
-                                      if tied.zero.size > 1 else tied.zero.reshape((1,) * ndim), tied.why)
+                component = Component(
+                    ids,
+                    tied.zero.repeat(x.shape[1] // groups, 1).reshape(shape)
+                    if tied.zero.size > 1
+                    else tied.zero.reshape((1,) * ndim),
+                    tied.why,
+                )
         kept.append(component)
     shape = tuple(x.shape[1] if axis == 1 else 1 for axis in range(ndim))
     weight, bias = op.arg("weight"), op.arg("bias")
     flow.reads(op, joined(tuple(kept), 1), whole=True)
     operands = [
-        Operand(x.shape, tuple(kept), flow.why_stays(x)), _vector(flow, weight, shape), _vector(flow, bias, shape)
+        Operand(x.shape, tuple(kept), flow.why_stays(x)),
+        _vector(flow, weight, shape),
+        _vector(flow, bias, shape),
     ]
     given = [weight is not None, bias is not None]
 
@@ -512,7 +522,9 @@ def _layer_norm(flow: Flow, op: Op) -> Sequence[Components]:
     return [tuple(kept), *[() for _ in op.outs[1:]]]
 
 
-@rule("_softmax", "softmax", "_safe_softmax", "_log_softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort")
+@rule(
+    "_softmax", "softmax", "_safe_softmax", "_log_softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort"
+)
 def _along_axis(flow: Flow, op: Op) -> Sequence[Components]:
     """Mixes one axis; what it makes of zero is not zero."""
     left = flow.apart(flow.of(op.args[0]), [op.arg("dim", -1)], f"{op} is over channels")
@@ -523,8 +535,26 @@ def _along_axis(flow: Flow, op: Op) -> Sequence[Components]:
 # Reductions and windows -----------------------------------------------------------------------------------------------
 
 
-@rule("sum", "mean", "amax", "amin", "max", "min", "var", "std", "prod", "linalg_vector_norm", "norm", "argmax",
-      "argmin", "any", "all", "logsumexp", "var_mean", "std_mean")
+@rule(
+    "sum",
+    "mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "prod",
+    "linalg_vector_norm",
+    "norm",
+    "argmax",
+    "argmin",
+    "any",
+    "all",
+    "logsumexp",
+    "var_mean",
+    "std_mean",
+)
 def _reduce(flow: Flow, op: Op) -> Sequence[Components]:
     """A sum over channels is exact where they are zero; what divides by their number or compares them is not."""
     x = op.args[0]
@@ -574,7 +604,7 @@ def _window(flow: Flow, op: Op) -> Sequence[Components]:
     x = op.args[0]
     spatial = range(len(x.shape) - _WINDOWS[op.name], len(x.shape))
     left = flow.apart(flow.of(x), spatial, f"{op} mixes positions")
-    for value in list(op.tensors())[1:]:
+    for value in list(op.tensors)[1:]:
         flow.freeze(flow.of(value), f"{op} reads positions from it")
     kept = []
     for component in left:

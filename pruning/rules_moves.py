@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def _index_map(flow: Flow, op: Op) -> Sequence[Components]:
             flow.freeze([c for c in components if c.ids.shape[axis] > 1], f"{op} takes channels in an unknown order")
             components = tuple(c for c in components if c.ids.shape[axis] == 1)
         else:
-            components = along_all(components, axis, lambda a, p=positions, x=axis: a.take(p, x))  # type: ignore[misc]
+            components = along_all(components, axis, partial(np.take, indices=positions, axis=axis))
     return [components]
 
 
@@ -190,7 +191,7 @@ def _index(flow: Flow, op: Op) -> Sequence[Components]:
             flow.freeze([component], f"{op} takes channels in an unknown order")
             continue
         if indexed:
-            moved.append(component.moved(lambda a: a.take(constant, where[0])))
+            moved.append(component.moved(partial(np.take, indices=constant, axis=where[0])))
             continue
 
         def shift(array: Any) -> Any:
@@ -215,7 +216,7 @@ def _embedding(flow: Flow, op: Op) -> Sequence[Components]:
             flow.freeze([component], f"{op} looks rows up")
         else:
             shape = (1,) * (len(result.shape) - 1) + (-1,)
-            columns.append(component.moved(lambda a, s=shape: a.reshape(s)))  # type: ignore[misc]
+            columns.append(component.moved(lambda a, s=shape: a.reshape(s)))
     return [tuple(columns)]
 
 
@@ -293,8 +294,12 @@ def _pad(flow: Flow, op: Op) -> Sequence[Components]:
             where[axis] = slice(max(-before, 0), size - max(-after, 0))
             ids = np.concatenate([ends[0], component.ids[tuple(where)], ends[1]], axis)
             inner = component.spread()[tuple(where)]
-            zero = np.concatenate([np.full(e.shape, float(value)) for e in ends[:1]] + [inner]
-                                  + [np.full(e.shape, float(value)) for e in ends[1:]], axis)
+            zero = np.concatenate(
+                [np.full(e.shape, float(value)) for e in ends[:1]]
+                + [inner]
+                + [np.full(e.shape, float(value)) for e in ends[1:]],
+                axis,
+            )
             padded.append(Component(ids, zero, component.why or ("" if value == 0 else f"{op} pads with {value}")))
         components = tuple(padded)
     return [components]
@@ -310,10 +315,10 @@ def _pixel_shuffle(flow: Flow, op: Op) -> Sequence[Components]:
         if component.ids.shape[axis] > 1:
             shape = component.ids.shape
             split = component.moved(
-                lambda a, s=shape, x=axis: a.reshape((*s[:x], s[x] // factor**2, factor**2, *s[x + 1 :]))  # type: ignore[misc]
+                lambda a, s=shape, x=axis: a.reshape((*s[:x], s[x] // factor**2, factor**2, *s[x + 1 :]))
             )
             tied = flow.collapse(split, [axis + 1], f"{op} moves pixels")
-            component = tied.moved(lambda a, x=axis: a.squeeze(x + 1))  # type: ignore[misc]
+            component = tied.moved(lambda a, x=axis: a.squeeze(x + 1))
         moved.append(component)
     return [tuple(moved)]
 

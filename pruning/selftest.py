@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from pruning.construct import construct_subnet, other_inputs
-from pruning.groups import ZeroInvariantGroups
 from pruning.plan import Plan
 from pruning.trace import copy_of, evaluating
+
+if TYPE_CHECKING:
+    from pruning.groups import ZeroInvariantGroups
 
 _CALIBRATION_EXAMPLES = 16
 
@@ -63,7 +65,11 @@ def telling_copy(model: nn.Module, example_inputs: Sequence[Any], seed: int = 0)
     copy = copy_of(model)
     generator = torch.Generator().manual_seed(seed)
     for parameter in copy.parameters():
-        if parameter.numel() > 1 and parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
+        if (
+            parameter.numel() > 1
+            and parameter.is_floating_point()
+            and bool((parameter == parameter.flatten()[0]).all())
+        ):
             parameter.copy_(_telling(parameter, generator))
     norms = [m for m in copy.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if norms:

@@ -12,9 +12,10 @@ import copy
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Op:
         args, kwargs: as it was called, a `Value` for each tensor.
         outs: its results, in order; None for what is not a tensor.
         where: path of the innermost module that was running; empty: the model itself.
+        tensors: all tensors among its arguments.
     """
 
     func: Any
@@ -71,6 +73,7 @@ class Op:
     kwargs: dict[str, Any]
     outs: tuple[Value | None, ...]
     where: str
+    tensors: tuple[Value, ...]
     _bound: dict[str, Any] | None = None
 
     def arg(self, name: str, default: Any = None) -> Any:
@@ -81,10 +84,6 @@ class Op:
             self._bound = {a.name: a.default_value for a in schema if a.has_default_value()} | given
         found = self._bound.get(name)
         return default if found is None else found
-
-    def tensors(self) -> Iterator[Value]:
-        """All tensors among the arguments."""
-        return _values_in((self.args, self.kwargs))
 
     def __str__(self) -> str:
         return f"{self.name} in {self.where!r}" if self.where else self.name
@@ -113,17 +112,19 @@ def record(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
     """
     recorder = Recorder(model)
     output = recorder.run(model, example_inputs, lambda: model(*example_inputs))
+    trace = recorder.finish(output)
     if not recorder.doubt:
-        return recorder.finish(output, example_inputs)
+        return trace
     try:
         program = exported(model, example_inputs)
     except CaptureError as error:
         raise CaptureError(f"{recorder.doubt}; torch.export refuses the model, too: {error}") from error
     again = Recorder(program)
     output = again.run(program, example_inputs, lambda: program(*example_inputs))
+    trace = again.finish(output)
     if again.doubt:
         raise CaptureError(again.doubt)
-    return again.finish(output, example_inputs)
+    return trace
 
 
 def exported(model: nn.Module, example_inputs: Sequence[Any]) -> fx.GraphModule:
@@ -159,7 +160,7 @@ def exported(model: nn.Module, example_inputs: Sequence[Any]) -> fx.GraphModule:
     ) from first
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down each operator that runs while it is active.
 
     Args:
@@ -170,7 +171,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.doubt = ""
         self._known: dict[int, tuple[Any, Value, int]] = {}  # id -> (weak reference, value, version of its storage)
@@ -179,6 +180,8 @@ class Recorder(TorchDispatchMode):
         self._owners: dict[int, Tensor] = {}
         self._held: list[Tensor] = []
         self._path: list[str] = []
+        self._detached: dict[Value, str] = {}  # by value that nobody has read yet, the line
+        self._lifts = 0
         self._names = {id(module): name for name, module in model.named_modules()}
         for kind, items in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
             for name, tensor in items:
@@ -214,9 +217,15 @@ class Recorder(TorchDispatchMode):
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
 
-    def finish(self, output: Any, example_inputs: Sequence[Any]) -> Trace:
+    def finish(self, output: Any) -> Trace:
         """The trace with its outputs marked."""
-        self.trace.outputs = [self.value(t) for t in pytree.tree_leaves(_plain(output)) if isinstance(t, Tensor)]
+        outputs = [self.value(t) for t in pytree.tree_leaves(_plain(output)) if isinstance(t, Tensor)]
+        self.trace.outputs = outputs
+        for value in outputs:
+            self._detached.pop(value, None)
+        if self._detached and self._lifts:  # `numpy()` detaches, and what is made of the array comes back as a constant
+            line = next(iter(self._detached.values()))
+            self._doubt(f"values of a tensor leave torch and others come back ({line})")
         return self.trace
 
     def value(self, tensor: Tensor, *, lifted: bool = False) -> Value:
@@ -229,7 +238,8 @@ class Recorder(TorchDispatchMode):
         if self._versions.get(storage, 0) != version:  # written through another view of the same memory
             stale = Value(value.shape, value.dtype, "result", pure=False)
             written = self._written[storage]
-            self.trace.ops.append(Op(None, OVERWRITTEN, (value, written), {}, (stale,), self._where()))
+            both = (value, written)
+            self.trace.ops.append(Op(None, OVERWRITTEN, both, {}, (stale,), self._where(), both))
             self._remember(tensor, stale)
             return stale
         return value
@@ -239,19 +249,25 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         """Run one operator and record it."""
         kwargs = kwargs or {}
-        name = func._schema.name.rpartition("::")[2]
+        name, mutable = _known_of(func)
         lifted = name in _LIFTS
-        seen_args, seen_kwargs = self._seen(args, lifted), {k: self._seen(v, lifted) for k, v in kwargs.items()}
+        tensors: list[Value] = []
+        seen_args = self._seen(args, lifted, tensors)
+        seen_kwargs = {k: self._seen(v, lifted, tensors) for k, v in kwargs.items()}
         result = func(*args, **kwargs)
-        if func._schema.is_mutable:
-            name = name.removesuffix("_")
+        if mutable:
             self._overwrite(func, args, kwargs)
-        pure = all(value.pure for value in _values_in((seen_args, seen_kwargs)))
+        pure = all(value.pure for value in tensors)
+        for value in tensors:
+            self._detached.pop(value, None)
+        self._lifts += name.startswith("lift")
         if name in _READS_VALUES and not pure:
             self._doubt(f"the forward pass reads values of a tensor in Python ({_line_here()})")
         flat = result if isinstance(result, tuple | list) else (result,)
         outs = tuple(self._result(tensor, pure) if isinstance(tensor, Tensor) else None for tensor in flat)
-        self.trace.ops.append(Op(func, name, seen_args, seen_kwargs, outs, self._where()))
+        if name == "detach" and not pure and outs[0] is not None:
+            self._detached[outs[0]] = _line_here()
+        self.trace.ops.append(Op(func, name, seen_args, seen_kwargs, outs, self._where(), tuple(tensors)))
         return result
 
     def _enter(self, tensor: Tensor, kind: str, name: str = "") -> Value:
@@ -297,11 +313,13 @@ class Recorder(TorchDispatchMode):
     def _doubt(self, reason: str) -> None:
         self.doubt = self.doubt or reason
 
-    def _seen(self, item: Any, lifted: bool) -> Any:
+    def _seen(self, item: Any, lifted: bool, tensors: list[Value]) -> Any:
         if isinstance(item, Tensor):
-            return self.value(item, lifted=lifted)
+            value = self.value(item, lifted=lifted)
+            tensors.append(value)
+            return value
         if isinstance(item, list | tuple):
-            return type(item)(self._seen(part, lifted) for part in item)
+            return type(item)(self._seen(part, lifted, tensors) for part in item)
         return item
 
     def _where(self) -> str:
@@ -314,7 +332,7 @@ class Recorder(TorchDispatchMode):
         self._path.pop()
 
 
-class GraphRecorder(fx.Interpreter):  # type: ignore[misc]
+class GraphRecorder(fx.Interpreter):
     """Runs a graph under a recorder and notes which value each node computes.
 
     Attributes:
@@ -344,9 +362,9 @@ class GraphRecorder(fx.Interpreter):  # type: ignore[misc]
 def record_graph(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> tuple[Trace, dict[fx.Node, Any]]:
     """As `record`, of an exported program, and the value of each of its nodes."""
     runner = GraphRecorder(graph)
-    flat = [x for x in pytree.tree_leaves(tuple(example_inputs))]
+    flat = pytree.tree_leaves(tuple(example_inputs))
     output = runner.recorder.run(graph, example_inputs, lambda: runner.run(*flat, enable_io_processing=False))
-    return runner.recorder.finish(output, example_inputs), runner.values
+    return runner.recorder.finish(output), runner.values
 
 
 @contextmanager
@@ -386,15 +404,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _values_in(item: Any) -> Iterator[Value]:
-    if isinstance(item, Value):
-        yield item
-    elif isinstance(item, list | tuple):
-        for part in item:
-            yield from _values_in(part)
-    elif isinstance(item, Mapping):
-        for part in item.values():
-            yield from _values_in(part)
+@cache
+def _known_of(func: Any) -> tuple[str, bool]:
+    """Name of an operator's functional form, and whether it writes into an argument."""
+    name, mutable = func._schema.name.rpartition("::")[2], bool(func._schema.is_mutable)
+    return (name.removesuffix("_") if mutable else name), mutable
 
 
 def _storage(tensor: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Train a classifier and prune it on the way: what `onceforall prune oto` does, for those without a loop of their own."""
+"""Train a classifier and prune it on the way: the loop of `onceforall prune oto`, for those without one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pruning.group_sparse import GroupSparseOptimizer
 from pruning.groups import ZeroInvariantGroups
 from pruning.hesso import HESSO
 from pruning.targets import Latencies, Target
-from supernet.errors import CheckpointError, ConfigError, one_of, writing
-from supernet.files import atomic_path
+from supernet.errors import CheckpointError, ConfigError, one_of
+from supernet.files import atomic_path, require_writable
 from supernet.images import Normalisation, prepare
 from supernet.training.data import TrainingData
 
@@ -153,8 +153,10 @@ def train_and_prune(
         latencies=latencies,
     )
     total, warm_up = an_epoch * settings.epochs, max(1, an_epoch // 2)
-    if state is not None and state.exists():
-        _restore(state, net, optimizer, settings)
+    if state is not None:
+        require_writable(state)
+        if state.exists():
+            _restore(state, net, optimizer, settings)
     for epoch in range(optimizer.steps // an_epoch, settings.epochs):
         net.train()
         generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
@@ -211,8 +213,8 @@ def _base(net: nn.Module, settings: PruningSettings) -> Optimizer:
 
 def _keep(state: Path, net: nn.Module, optimizer: GroupSparseOptimizer, settings: PruningSettings) -> None:
     whole = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "settings": asdict(settings)}
-    with writing(state), atomic_path(state) as temporary:
-        torch.save(whole, temporary)
+    with atomic_path(state) as temporary, temporary.open("wb") as file:
+        torch.save(whole, file)
 
 
 def _restore(state: Path, net: nn.Module, optimizer: GroupSparseOptimizer, settings: PruningSettings) -> None:

@@ -20,12 +20,14 @@ from service.api import (
     supernets,
 )
 from service.api.guards import Guards
+from service.api.request_log import RequestLog
 from service.context import Context
 from service.folder import DataFolder
-from service.jobs import EmbeddedJobEngine
+from service.jobs import DbosJobEngine
+from service.metrics import Metrics, package_version
 from service.searches import Searches
 from service.settings import Settings
-from service.storage.artifacts import LocalArtifacts
+from service.storage.artifacts import open_artifacts
 from service.storage.database import Database
 from service.web import page
 
@@ -42,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="onceforall",
         summary="Budget in, calibrated subnet out.",
-        version=operations.package_version(),
+        version=package_version(),
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
@@ -50,6 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     app.state.event_streams = 0
+    app.state.metrics = Metrics(context.database)
+    app.state.metrics.event_streams.set_function(lambda: app.state.event_streams)
     problems.install(app)
     api = APIRouter(prefix=API)
     for module in (supernets, devices, latency_tables, subnet_requests, subnets, jobs):
@@ -59,16 +63,17 @@ def create_app(settings: Settings) -> FastAPI:
     page.install(app)
     local = frozenset({"localhost", "127.0.0.1", "::1", settings.host})
     app.add_middleware(Guards, body_limit=_body_limit(settings), hosts=None if settings.public else local)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added is the outermost
     return app
 
 
 def create_context(settings: Settings) -> Context:
     """The service's parts, not started: only `Context.start` holds the data folder and touches the database."""
-    folder = DataFolder(settings.data_dir, settings.cache_dir)
-    database = Database(settings.database_url)
-    artifacts = LocalArtifacts(settings.artifact_dir)
+    folder = DataFolder(settings.data_dir, settings.cache_dir, shared=not settings.embedded)
+    database = Database(settings.resolved_database_url)
+    artifacts = open_artifacts(settings.resolved_artifact_url)
     searches = Searches(database, artifacts, settings.cache_dir)
-    return Context(settings, folder, database, artifacts, EmbeddedJobEngine(settings, database), searches)
+    return Context(settings, folder, database, artifacts, DbosJobEngine(settings, database), searches)
 
 
 @asynccontextmanager

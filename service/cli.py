@@ -20,6 +20,7 @@ from service.commands.search import search
 from service.commands.serve import serve
 from service.commands.tables import tables
 from service.commands.train import train
+from service.commands.worker import worker
 from supernet.errors import OnceForAllError
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, evaluate, predictor, profile, search, front, extract, export, import_ofa, serve, demo):
+for command in (train, evaluate, predictor, profile, search, front, extract, export, import_ofa, serve, worker, demo):
     app.command()(command)
 app.add_typer(tables, name="tables")
 app.add_typer(prune, name="prune")

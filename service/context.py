@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ class Context:
         artifacts: files.
         engine: jobs.
         searches: opened searches.
-        registering: held while something is stored under a name or deleted, so that no two of these interleave.
+        process: id of this process among those that store files.
     """
 
     settings: Settings
@@ -36,10 +36,10 @@ class Context:
     artifacts: ArtifactStore
     engine: JobEngine
     searches: Searches
-    registering: threading.Lock = field(default_factory=threading.Lock)
+    process: str = field(default_factory=lambda: f"api-{uuid.uuid4().hex}")
 
     def start(self) -> None:
-        """Hold the data folder, then bring the database's schema up to date and run jobs. Once started: nothing.
+        """Hold the data folder, then bring the database's schema up to date and take jobs. Once started: nothing.
 
         Raises:
             RunBusyError: another service is at work on the same data.

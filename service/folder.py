@@ -1,4 +1,4 @@
-"""The service's data folder: one process at a time holds it, and clears what an ended one left in it."""
+"""The service's data folder: who works in it, and what ended processes left in it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ _TEMPORARY = ("upload", "run", "subnet")
 
 
 class DataFolder:
-    """A folder that at most one process holds.
+    """A folder that one process holds, or several share.
 
     Args:
         path: the folder; made when absent.
         cache: folder inside it, of what can be made again.
+        shared: whether other processes that share it may hold it at the same time. The one that finds it free removes
+            what ended ones left in it.
     """
 
-    def __init__(self, path: Path, cache: Path) -> None:
+    def __init__(self, path: Path, cache: Path, *, shared: bool = False) -> None:
         self._path = path
         self._cache = cache
+        self._shared = shared
         self._lock: IO[str] | None = None
 
     @property
@@ -45,13 +48,22 @@ class DataFolder:
             self._path.mkdir(parents=True, exist_ok=True)
             file = (self._path / "service.lock").open("w")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            free = _locked(file, fcntl.LOCK_EX)
+            if not free and not (self._shared and _locked(file, fcntl.LOCK_SH)):
+                raise RunBusyError(
+                    f"another service is at work in {str(self._path)!r}; stop it, or choose another folder with"
+                    " --data-dir"
+                )
+            if free:
+                self._clear()
+            if free and self._shared:
+                fcntl.flock(file, fcntl.LOCK_SH)
+        except BaseException:
             file.close()
-            raise RunBusyError(
-                f"another service is at work in {str(self._path)!r}; stop it, or choose another folder with --data-dir"
-            ) from None
+            raise
         self._lock = file
+
+    def _clear(self) -> None:
         for what in _TEMPORARY:
             for leftover in self._cache.glob(f"{what}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -81,3 +93,11 @@ def temporary_folder(cache: Path, what: Literal["upload", "run", "subnet"]) -> I
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -21,8 +21,8 @@ from service.folder import temporary_folder
 from service.requests import MAKE_SUBNET
 from service.searches import Searches
 from service.settings import Settings
-from service.storage import devices, subnets
-from service.storage.artifacts import LocalArtifacts
+from service.storage import devices, staging, subnets
+from service.storage.artifacts import open_artifacts, stored_file
 from service.storage.database import Database
 from supernet.errors import CheckpointError, ConfigError, one_of
 from supernet.evaluation import MeasuredSubnet, measure_subnet
@@ -46,26 +46,34 @@ class Workshop:
     def __init__(self, settings: Settings) -> None:
         torch.set_num_threads(settings.job_threads)
         self._settings = settings
-        self._database = Database(settings.database_url)
-        self._artifacts = LocalArtifacts(settings.artifact_dir)
+        self._database = Database(settings.resolved_database_url)
+        self._artifacts = open_artifacts(settings.resolved_artifact_url)
         self._searches = Searches(self._database, self._artifacts, settings.cache_dir)
         self._open: tuple[str, RunFolder, Supernet, ImagePack] | None = None
 
-    def do(self, kind: str, payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    def do(self, kind: str, payload: Mapping[str, Any], progress: Progress, *, executor: str) -> dict[str, Any]:
         """Do one job; doing it twice gives the same rows and files.
+
+        Args:
+            kind: of job.
+            payload: its input.
+            progress: called as (stage, fraction in [0, 1]).
+            executor: id of the job host that this process belongs to.
 
         Raises:
             OnceForAllError: it cannot be done.
         """
         if kind != MAKE_SUBNET:
             raise ConfigError(one_of("kind of job", kind, [MAKE_SUBNET]))
-        return self._make_subnet(payload["request"], progress)
+        return self._make_subnet(payload["request"], progress, executor)
 
-    def _make_subnet(self, request_id: str, progress: Progress) -> dict[str, Any]:
+    def _make_subnet(self, request_id: str, progress: Progress, executor: str) -> dict[str, Any]:
         with self._database.session() as session:
             request = subnets.get_request(session, request_id)
         if request is None:
             raise NotFoundError(f"subnet request {request_id[:12]} is gone; send it again")
+        if request.subnet_id is not None:  # by a host that died before it could say so
+            return {"subnet": request.subnet_id}
         progress("opening the supernet", 0.02)
         record, run, supernet, pack = self._supernet(request.spec.supernet)
         search = self._searches.open(request.spec)
@@ -92,7 +100,10 @@ class Workshop:
             )
             _verify(folder, measured.subnet, candidate)
             progress("storing", 0.95)
-            files = {format: self._artifacts.put_file(folder / name, name=name) for format, name in _FILES.items()}
+            files = {format: stored_file(folder / name, name=name) for format, name in _FILES.items()}
+            ticket = staging.note(self._database, [file.sha256 for file in files.values()], process=executor)
+            for file in files.values():
+                self._artifacts.put_file(folder / file.name, name=file.name)
         finished = SubnetRecord(
             id=digest_of({"request": request.id, "config": candidate.config.digest}),
             request_id=request.id,
@@ -109,8 +120,12 @@ class Workshop:
             files=files,
             created_at=utc_now(),
         )
-        with self._database.session() as session:
-            subnets.add_subnet(session, finished)
+        with self._database.session(exclusive=True) as session:
+            new = subnets.add_subnet(session, finished)
+            if new:
+                staging.settle(session, ticket)
+        if not new:  # another host was quicker, and its files are the subnet's
+            staging.sweep(self._database, self._artifacts, tickets=[ticket])
         return {"subnet": finished.id}
 
     def _supernet(self, supernet_id: str) -> tuple[SupernetRecord, RunFolder, Supernet, ImagePack]:

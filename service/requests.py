@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latency_tables import Budget
 from search import NoSubnetError
+from service import logs
 from service.context import Context
 from service.domain import Job, SubnetRecord, SubnetRequest, SubnetSpec, SupernetRecord, utc_now
 from service.errors import BusyError, Fault, FaultsError, InfeasibleError, NotFoundError
@@ -59,11 +60,11 @@ def ask(context: Context, supernet: str, budget: Budget, *, seed: int) -> Answer
         if active >= context.settings.max_active_jobs:
             raise BusyError(f"{active} jobs wait or run, no more are allowed; send the request again later")
     request = SubnetRequest(spec.digest, spec, None, utc_now())
-    with context.registering, context.database.session() as session:
+    with context.database.session(exclusive=True) as session:
         if subnets.get_request(session, request.id) is None:
             subnets.add_request(session, request)
-        context.engine.submit(session, MAKE_SUBNET, request.id, {"request": request.id})
-    context.engine.wake()
+        payload = {"request": request.id, "request_id": logs.request_id()}
+        context.engine.submit(session, MAKE_SUBNET, request.id, payload)
     answer = find(context, request.id)
     assert answer is not None
     return answer

@@ -13,8 +13,8 @@ from service.context import Context
 from service.domain import SupernetRecord, canonical_json, digest_of, utc_now
 from service.errors import ConflictError, Fault, FaultsError, NotFoundError
 from service.folder import temporary_folder
-from service.storage import subnets, supernets
-from service.storage.artifacts import CHUNK, ArtifactStore
+from service.storage import staging, subnets, supernets
+from service.storage.artifacts import CHUNK, ArtifactStore, stored_file
 from service.tensorfile import check_tensor_file
 from service.verify import verify_run
 from supernet.errors import CheckpointError, ConfigError, writing
@@ -62,22 +62,27 @@ def register(context: Context, name: str, files: Mapping[str, BinaryIO]) -> tupl
         if known is not None:
             return known, False
         verify_run(folder, memory_bytes=context.settings.job_memory_bytes)
-        with context.registering:
-            stored = {path: context.artifacts.put_file(folder / path, name=Path(path).name) for path in PARTS.values()}
-            record = SupernetRecord(
-                supernet_id,
-                name,
-                manifest["space"],
-                manifest["num_classes"],
-                manifest,
-                predictor["weights"]["sha256"],
-                stored,
-                utc_now(),
-            )
-            with context.database.session() as session:
-                known = _known(supernets.get(session, supernet_id), supernets.get(session, name), supernet_id, name)
-                if known is None:
-                    supernets.add(session, record)
+        files_in_folder = {path: stored_file(folder / path, name=Path(path).name) for path in PARTS.values()}
+        record = SupernetRecord(
+            supernet_id,
+            name,
+            manifest["space"],
+            manifest["num_classes"],
+            manifest,
+            predictor["weights"]["sha256"],
+            files_in_folder,
+            utc_now(),
+        )
+        ticket = staging.note(
+            context.database, [file.sha256 for file in files_in_folder.values()], process=context.process
+        )
+        for path, file in files_in_folder.items():
+            context.artifacts.put_file(folder / path, name=file.name)
+        with context.database.session(exclusive=True) as session:
+            staging.settle(session, ticket)
+            known = _known(supernets.get(session, supernet_id), supernets.get(session, name), supernet_id, name)
+            if known is None:
+                supernets.add(session, record)
     return (record, True) if known is None else (known, False)
 
 
@@ -138,19 +143,15 @@ def delete(context: Context, supernet_id: str) -> None:
         NotFoundError: no such supernet.
         ConflictError: its jobs wait or run.
     """
-    with context.registering:
-        with context.database.session() as session:
-            record = supernets.get(session, supernet_id)
-            if record is None:
-                raise NotFoundError(f"no supernet {supernet_id!r}; see /api/v1/supernets for those that exist")
-            if any(spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session)):
-                raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
-            supernets.delete(session, record.id)
-        with context.database.session() as session:
-            in_use = supernets.files_in_use(session) | subnets.files_in_use(session)
-        for file in record.files.values():
-            if file.sha256 not in in_use:
-                context.artifacts.delete(file.sha256)
+    with context.database.session(exclusive=True) as session:
+        record = supernets.get(session, supernet_id)
+        if record is None:
+            raise NotFoundError(f"no supernet {supernet_id!r}; see /api/v1/supernets for those that exist")
+        if any(spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session)):
+            raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
+        supernets.delete(session, record.id)
+        ticket = staging.leave(session, {file.sha256 for file in record.files.values()})
+    staging.sweep(context.database, context.artifacts, tickets=[ticket])
     shutil.rmtree(context.settings.cache_dir / record.id, ignore_errors=True)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 
@@ -28,6 +31,7 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
         RunBusyError: another service is at work in the same data folder.
         StorageError: the data folder cannot be written.
     """
+    _end_on_sigterm()
     server, listener, url = prepare(settings)
     server.on_ready = on_ready or (lambda _url: None)
     server.url = url
@@ -78,10 +82,22 @@ def prepare(settings: Settings) -> tuple[Server, socket.socket, str]:
         listener.close()
         raise
     host, port = listener.getsockname()[:2]
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=_GRACE_S, server_header=False)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, server_header=False
+    )
     server = Server(config)
     server.context = context
     return server, listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM is an order and not a failure: exit status 0, whether it comes before, while or after uvicorn listens."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from supernet.errors import ConfigError
@@ -19,7 +21,11 @@ class Settings(BaseSettings):
     """Settings of one service; frozen.
 
     Attributes:
-        data_dir: folder of the database, the artefacts and the caches; made when absent.
+        data_dir: folder of the caches and, unless the next two say otherwise, of the database and the artefacts; made
+            when absent.
+        database_url: ``postgresql://user:password@host/name`` for several processes; None: SQLite in `data_dir`.
+        artifact_url: ``s3://bucket/prefix`` (server and keys by the AWS_* variables), or ``file:///folder``; None: a
+            folder in `data_dir`.
         host: address to listen on. Without keys only a loopback address is served, unless `public` is set.
         port: TCP port; 0 for any free one.
         public: whether an address that other machines can reach may be served without keys.
@@ -28,17 +34,22 @@ class Settings(BaseSettings):
         max_upload_bytes: cap on an uploaded run, all files together.
         max_active_jobs: jobs that may wait or run; one more answers 429.
         max_event_streams: open event streams; one more answers 429.
-        job_workers: jobs that run at a time, each in its own child process.
+        job_workers: jobs that run at a time, each in its own child process; 0: this process does none, and hosts that
+            run `onceforall worker` do them.
         job_threads: torch threads of a child process. Measured on a busy two-core host: two wait for each
             other and take 20 times as long as one.
         job_timeout_s: seconds after which a job's child process is killed.
         job_memory_bytes: address space of a child process.
         search_population, search_generations: size of a request's evolutionary search.
+        log_format: "json": one object a line; "console": words; "auto": words where standard error is a terminal.
+        log_level: least important lines that are written.
     """
 
     model_config = SettingsConfigDict(env_prefix="ONCEFORALL_", frozen=True, extra="forbid")
 
     data_dir: Path = Path("onceforall-data")
+    database_url: str | None = None
+    artifact_url: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public: bool = False
@@ -47,22 +58,38 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=2 * GiB, gt=0)
     max_active_jobs: int = Field(default=64, gt=0)
     max_event_streams: int = Field(default=64, gt=0)
-    job_workers: int = Field(default=1, gt=0, le=64)
+    job_workers: int = Field(default=1, ge=0, le=64)
     job_threads: int = Field(default=1, gt=0, le=256)
     job_timeout_s: float = Field(default=600.0, gt=0)
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)
     search_population: int = Field(default=100, ge=4, le=100_000)
     search_generations: int = Field(default=500, ge=1)
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("database_url")
+    @classmethod
+    def _a_database(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"(sqlite:///|postgres(ql)?(\+psycopg)?://)", value):
+            raise ValueError("allowed: postgresql://user:password@host/name, sqlite:////absolute/file")
+        return value
 
     @property
-    def database_url(self) -> str:
+    def resolved_database_url(self) -> str:
         """SQLAlchemy URL of the database."""
-        return f"sqlite:///{self.data_dir.resolve() / 'service.sqlite'}"
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir.resolve() / 'service.sqlite'}"
+        return re.sub(r"^postgres(ql)?(\+psycopg)?://", "postgresql+psycopg://", self.database_url)
 
     @property
-    def artifact_dir(self) -> Path:
-        """Folder of the artefact store."""
-        return self.data_dir.resolve() / "artifacts"
+    def resolved_artifact_url(self) -> str:
+        """URL of the artefact store, as `service.storage.artifacts.open_artifacts` takes it."""
+        return self.artifact_url or (self.data_dir.resolve() / "artifacts").as_uri()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is a file, so that one service at a time works on it."""
+        return self.resolved_database_url.startswith("sqlite")
 
     @property
     def cache_dir(self) -> Path:

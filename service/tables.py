@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+from dataclasses import asdict, dataclass, replace
 
 from latency_tables import LatencyTable, parse_table
 from latency_tables.outliers import outliers
 from service.context import Context
 from service.domain import Device, StoredFile, TableRecord, utc_now
 from service.errors import ConflictError, NotFoundError
-from service.storage import devices
+from service.storage import devices, staging
 from service.storage.artifacts import ArtifactStore
 from supernet.errors import TableError
 from supernet.spaces import get_space
@@ -65,17 +66,26 @@ def register(context: Context, device_name: str, data: bytes, format: str, *, dr
         format=format,
         created_at=utc_now(),
     )
-    with context.registering, context.database.session() as session:
+    sha256 = hashlib.sha256(data).hexdigest()
+    ticket = None
+    if not dry_run:
+        ticket = staging.note(context.database, [sha256], process=context.process)
+        context.artifacts.put_bytes(data, name="latency table")
+    with context.database.session(exclusive=True) as session:
+        if ticket is not None:
+            staging.settle(session, ticket)
         known = devices.get_table(session, record.id)
-        if known is not None:
-            return RegisteredTable(known, *notes, stored=False)
-        version = devices.next_version(session, device.name)
-        name = f"{device.name}-v{version}.{format}"
-        content = StoredFile(name, "", len(data)) if dry_run else context.artifacts.put_bytes(data, name=name)
-        record = TableRecord(**(vars(record) | {"version": version, "content": content}))
-        if not dry_run:
-            devices.add_table(session, record)
-    return RegisteredTable(record, *notes, stored=not dry_run)
+        if known is None:
+            version = devices.next_version(session, device.name)
+            content = StoredFile(f"{device.name}-v{version}.{format}", sha256, len(data))
+            record = replace(record, version=version, content=content)
+            if not dry_run:
+                devices.add_table(session, record)
+        elif ticket is not None:  # the same table, perhaps written in another way
+            ticket = staging.leave(session, [sha256])
+    if known is not None and ticket is not None:
+        staging.sweep(context.database, context.artifacts, tickets=[ticket])
+    return RegisteredTable(known or record, *notes, stored=known is None and not dry_run)
 
 
 def find_device(context: Context, name: str) -> Device:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from service.jobs import child_environment
+from service.jobs.children import child_environment
 from supernet.errors import CheckpointError, OnceForAllError
 
 _TIMEOUT_S = 120

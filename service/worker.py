@@ -12,11 +12,15 @@ import queue
 import resource
 import sys
 import threading
-import traceback
 from typing import Any, TextIO
 
+import structlog
+
+from service import logs
 from service.settings import Settings
 from supernet.errors import OnceForAllError
+
+_log = structlog.get_logger("service.worker")  # run as a program, this module has no name of its own
 
 
 def main() -> None:
@@ -25,6 +29,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not get among the events
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     settings = Settings(**json.loads(sys.stdin.readline()))
+    logs.configure(settings)
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (settings.job_memory_bytes, settings.job_memory_bytes))
 
@@ -32,7 +37,9 @@ def main() -> None:
 
     workshop = Workshop(settings)
     while True:
-        _serve(workshop, json.loads(lines.get()), events)
+        job = json.loads(lines.get())
+        with logs.of_job(job["job_id"], job["payload"]):
+            _serve(workshop, job, events)
 
 
 def _listen(lines: queue.SimpleQueue[str]) -> None:
@@ -47,17 +54,18 @@ def _serve(workshop: Any, job: dict[str, Any], events: TextIO) -> None:
         events.flush()
 
     def progress(stage: str, fraction: float) -> None:
+        _log.debug("job_progress", stage=stage, fraction=round(fraction, 3))
         emit({"event": "progress", "stage": stage, "fraction": fraction})
 
     try:
-        emit({"event": "done", "result": workshop.do(job["kind"], job["payload"], progress)})
+        emit({"event": "done", "result": workshop.do(job["kind"], job["payload"], progress, executor=job["executor"])})
     except OnceForAllError as error:
         emit({"event": "failed", "error": {"kind": type(error).__name__, "message": str(error)}})
     except MemoryError:
         message = "the job needs more memory than it may use; raise ONCEFORALL_JOB_MEMORY_BYTES"
         emit({"event": "failed", "error": {"kind": "MemoryError", "message": message}})
     except Exception as error:
-        traceback.print_exc()
+        _log.error("job_crashed", kind=job["kind"], exc_info=error)
         message = f"a fault of the service, not of the request: {type(error).__name__}; its log has the details"
         emit({"event": "failed", "error": {"kind": "internal", "message": message}})
 

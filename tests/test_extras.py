@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("supernet", "latency_tables", "search", "service", "tests")
+PACKAGES = ("supernet", "latency_tables", "search", "pruning", "service", "tests")
 
 
 def test_every_extra_that_is_named_exists() -> None:

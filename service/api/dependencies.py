@@ -10,12 +10,19 @@ from latency_tables.budget import NAME_PATTERN
 from service.api.schemas import PageQuery
 from service.context import Context
 from service.domain import DIGEST_PATTERN
+from service.metrics import Metrics
 
 
 def context_of(request: Request) -> Context:
     """The context that the composition root put into the application."""
     context: Context = request.app.state.context
     return context
+
+
+def metrics_of(request: Request) -> Metrics:
+    """The figures of this application."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics
 
 
 def media_type(request: Request) -> str:
@@ -30,6 +37,7 @@ def json_body(request: Request) -> None:
 
 
 ContextDep = Annotated[Context, Depends(context_of)]
+MetricsDep = Annotated[Metrics, Depends(metrics_of)]
 DigestPath = Annotated[str, Path(pattern=DIGEST_PATTERN, description="64 hexadecimal digits")]
 NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
 PageDep = Annotated[PageQuery, Query()]

@@ -33,7 +33,7 @@ def create(context: ContextDep, body: DeviceIn, response: Response) -> DeviceOut
     """Describe a device; 200 when it is described so already, 409 when its name stands for another."""
     device = Device(**body.model_dump(), created_at=utc_now())
     response.headers["Location"] = f"{API}/devices/{device.name}"
-    with context.registering, context.database.session() as session:
+    with context.database.session(exclusive=True) as session:
         known = devices.get_device(session, device.name)
         if known is None:
             devices.add_device(session, device)

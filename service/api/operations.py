@@ -1,12 +1,11 @@
-"""/healthz, /readyz, /version: for those who run the service."""
+"""/healthz, /readyz, /version, /metrics: for those who run the service."""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from fastapi import APIRouter, Response
 
-from fastapi import APIRouter
-
-from service.api.dependencies import ContextDep
+from service.api.dependencies import ContextDep, MetricsDep
+from service.metrics import CONTENT_TYPE, package_version
 
 router = APIRouter(tags=["operations"])
 
@@ -30,9 +29,7 @@ def show_version() -> dict[str, str]:
     return {"name": "onceforall", "version": package_version()}
 
 
-def package_version() -> str:
-    """The installed version; "unknown" in a checkout that was not installed."""
-    try:
-        return version("onceforall")
-    except PackageNotFoundError:
-        return "unknown"
+@router.get("/metrics", response_class=Response)
+def metrics(metrics: MetricsDep) -> Response:
+    """Figures of this process and of the database in Prometheus's text format."""
+    return Response(metrics.text(), media_type=CONTENT_TYPE)

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import errors as service_errors
+from service import logs
 from service.errors import Fault
 from supernet import errors
 
@@ -53,11 +54,13 @@ def problem(
         details: further members.
         headers: further headers.
     """
+    request_id = logs.request_id()
     body = {
         "type": f"urn:onceforall:problem:{kind}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
+        **({"instance": f"urn:onceforall:request:{request_id}", "request_id": request_id} if request_id else {}),
         **({"faults": [{"where": fault.where, "message": fault.message} for fault in faults]} if faults else {}),
         **_finite(details or {}),
     }
@@ -112,7 +115,12 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
-    _log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return crash(request.method, request.url.path, error)
+
+
+def crash(method: str, path: str, error: Exception) -> Response:
+    """The answer to an error that nobody expected; its traceback is logged, and not told."""
+    _log.error("request_failed", method=method, path=path, exc_info=error)
     detail = f"a fault of the service, not of the request: {type(error).__name__}; its log has the details"
     return problem(500, "internal", detail)
 

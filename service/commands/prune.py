@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from supernet.images import Normalisation
-    from supernet.training.data import TrainingData
 
-STATE = "training.pt"
+STATE, CARD = "training.pt", "card.json"
 
 prune = typer.Typer(help="Make an ordinary network compact.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -57,7 +56,13 @@ def oto(
     divisible: Annotated[int, typer.Option(help="A layer that loses units keeps a multiple of it.")] = 1,
     min_share: Annotated[float, typer.Option(help="Least share of a layer's units that stays.")] = 0.1,
     score: Annotated[str, typer.Option(help="What makes a unit redundant: oto, magnitude, or taylor.")] = "oto",
+    latencies: Annotated[
+        Path | None, typer.Option(help="Table by `prune latencies`, for a target latency_ms@DEVICE<=MS.")
+    ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="Program to write: torch-export, onnx; may be repeated.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = 1,
@@ -71,11 +76,10 @@ def oto(
     """
     import torch
 
-    from pruning.compact_file import CARD, save_compact
-    from pruning.construct import construct_subnet
-    from pruning.groups import ZeroInvariantGroups
+    from pruning import UnitLatencies, ZeroInvariantGroups, construct_subnet, save_compact
     from pruning.training import EVALUATION_BATCH, RATES, PruningSettings, predictions, train_and_prune
     from supernet.evaluation import standard_error
+    from supernet.files import sha256_file, write_json
     from supernet.training.data import FolderOptions, load_data
 
     settings = PruningSettings(
@@ -111,10 +115,11 @@ def oto(
     )
     if images.skipped:
         typer.echo(named_files("left out", images.skipped), err=True)
-    net, normalisation = _network(model, weights, images, seed)
+    net, own = _network(model, weights, len(images.class_names), seed)
+    normalisation = own or images.normalisation()
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     groups = ZeroInvariantGroups(net, example, keep=keep or ())
-    out.mkdir(parents=True, exist_ok=True)
+    table = UnitLatencies.load(latencies) if latencies else None
     with progress_bar("pruning") as show:
         steered = train_and_prune(
             groups,
@@ -123,6 +128,7 @@ def oto(
             resolution=side,
             normalisation=normalisation,
             device=device,
+            latencies={table.device: table.of(groups.sets)} if table else None,
             state=state,
             progress=lambda done, total, loss: None if as_json else show(done, total),
         )
@@ -158,13 +164,15 @@ def oto(
         "target": str(steered.target),
         "met_by_step": steered.end_step,
         "steps": steered.steps,
-        "costs": {"macs": plan.macs, "params": plan.params},
+        "costs": {name: cost for name, cost in steered.costs.items() if name != "units"},
         "dense": {"macs": plan.full_macs, "params": plan.full_params},
         "units": {"kept": sum(plan.units.values()), "of": len(groups)},
         "equality": {"largest_error": plan.error, "signal": plan.signal, "form": plan.form},
         "measured": measured,
     }
-    card = save_compact(out, compact, plan, card, example)
+    files = save_compact(out, compact, plan, example, formats=format or ["torch-export"])
+    card["sha256"] = {path.name: sha256_file(path) for path in files}
+    write_json(out / CARD, card)  # last: it vouches for the others
     state.unlink(missing_ok=True)
     if as_json:
         print_json(card | {"folder": str(out)})
@@ -181,6 +189,45 @@ def oto(
     )
 
 
+@prune.command("latencies")
+def measure_latencies(
+    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    device: Annotated[str, typer.Option(help="What to call this machine, for latency_ms@DEVICE.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Outputs of a torchvision classifier.  [default: 10]")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes a round.")] = 20,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time a network on this CPU with fewer channels of one layer at a time, for targets of `prune oto` on latency."""
+    import torch
+
+    from pruning import ZeroInvariantGroups, measure_unit_latencies
+    from supernet.files import require_writable
+
+    prepare_torch(threads)
+    side = _side(model, size)
+    net, _ = _network(model, None, classes, seed=0)
+    groups = ZeroInvariantGroups(net, torch.randn(2, 3, side, side), keep=keep or ())
+    require_writable(out)
+    with progress_bar("timing") as show:
+        table = measure_unit_latencies(
+            groups, device, threads=threads or torch.get_num_threads(), repeats=repeats, progress=show
+        )
+    table.save(out)
+    least = table.of(groups.sets)([torch.arange(unit_set.units) < 1 for unit_set in groups.sets])
+    if as_json:
+        print_json({"file": str(out), "device": device, "whole_ms": table.whole_ms, "least_ms": least})
+        return
+    typer.echo(f"{table.whole_ms:.3f} ms, with the fewest units of every layer about {least:.3f} ms -> {out}")
+
+
 def _side(model: str, size: int | None) -> int:
     """Side of the network's input: the subnet's own, or as asked, or 32."""
     if not Path(model).is_dir():
@@ -193,21 +240,29 @@ def _side(model: str, size: int | None) -> int:
     return own
 
 
-def _network(model: str, weights: Path | None, images: TrainingData, seed: int) -> tuple[nn.Module, Normalisation]:
-    """The network to prune, and the normalisation of its input."""
+def _network(
+    model: str, weights: Path | None, classes: int | None, seed: int
+) -> tuple[nn.Module, Normalisation | None]:
+    """The network to prune, and of a subnet the normalisation of its input.
+
+    Args:
+        model: a subnet's folder, or a name of torchvision.
+        weights: of a network of torchvision; None: random ones.
+        classes: outputs that it must have; None: a subnet's own, else 10.
+        seed: of random weights.
+    """
     import torch
 
     from supernet.subnet_file import load_normalisation, load_subnet
     from supernet.tensors import load_into, load_tensors
 
-    classes = len(images.class_names)
     if Path(model).is_dir():
         if weights is not None:
             raise ConfigError(f"the subnet in {model!r} has its own weights; leave --weights out")
         subnet = load_subnet(model)
-        if subnet.num_classes != classes:
+        if classes not in (None, subnet.num_classes):
             raise ConfigError(
-                f"{images.name!r} has {classes} classes, the subnet in {model!r} has {subnet.num_classes}; choose the "
+                f"{classes} classes, but the subnet in {model!r} has {subnet.num_classes}; choose the "
                 "data set that it was trained on"
             )
         return subnet, load_normalisation(Path(model))
@@ -221,7 +276,7 @@ def _network(model: str, weights: Path | None, images: TrainingData, seed: int) 
     # Heads that only help to train have outputs of their own, which neither this loop nor a compact network needs.
     plain = {"aux_logits": False} if model in ("googlenet", "inception_v3") else {}
     torch.manual_seed(seed)
-    net = models.get_model(model, weights=None, num_classes=classes, **plain)
+    net = models.get_model(model, weights=None, num_classes=classes or 10, **plain)
     if weights is not None:
         load_into(net, load_tensors(weights), repr(str(weights)))
-    return net, images.normalisation()
+    return net, None

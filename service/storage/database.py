@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,25 +17,33 @@ from sqlalchemy.orm import Session, sessionmaker
 from supernet.errors import StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_STORE_LOCK, _SCHEMA_LOCK = 7_016_290_114, 7_016_290_115  # numbers that nobody else takes
+_LOCK_POLL_S = 0.1
 
 
 class Database:
     """Opens sessions on one database.
 
     Args:
-        url: SQLAlchemy URL.
+        url: SQLAlchemy URL of SQLite, or of PostgreSQL with the driver psycopg.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
-        if self.engine.dialect.name == "sqlite":
+        self.is_sqlite = url.startswith("sqlite")
+        options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.is_sqlite else {"pool_pre_ping": True}
+        self.engine = create_engine(url, **options)
+        if self.is_sqlite:
             event.listen(self.engine, "connect", _set_up_sqlite)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, *, exclusive: bool = False) -> Iterator[Session]:
         """A session in one transaction: committed at the end, rolled back on an error.
+
+        Args:
+            exclusive: whether no other exclusive session of any process runs at the same time; for what looks first and
+                then stores under a name, stages or deletes files. Open no second session inside.
 
         Raises:
             StorageError: the database cannot be read or written (disk full, locked for 30 s, damaged, too many
@@ -43,6 +51,10 @@ class Database:
         """
         try:
             with self._sessions.begin() as session:
+                if exclusive:
+                    session.execute(
+                        text("begin immediate" if self.is_sqlite else f"select pg_advisory_xact_lock({_STORE_LOCK})")
+                    )
                 yield session
         except IntegrityError:  # a fault of the statement, not of the database
             raise
@@ -58,15 +70,44 @@ class Database:
         from alembic import command  # 0.4 s, and only the API process migrates
         from alembic.config import Config
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         try:
-            with self.engine.begin() as connection:
+            with self.alone(), self.engine.begin() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except DatabaseError as error:
             raise self._refusal("cannot prepare the database {}", error) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Where several processes may start together, one at a time is in such a block; for changes of the schema.
+
+        It asks for PostgreSQL's lock again and again and holds no transaction, because an index that is made
+        concurrently, as dbos does, waits for every transaction of others, even for one that waits for a lock.
+        """
+        if self.is_sqlite:  # one process holds the data folder
+            yield
+            return
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not connection.scalar(text(f"select pg_try_advisory_lock({_SCHEMA_LOCK})")):
+                time.sleep(_LOCK_POLL_S)
+            try:
+                yield
+            finally:
+                connection.execute(text(f"select pg_advisory_unlock({_SCHEMA_LOCK})"))
+
+    @contextmanager
+    def refusing(self, what: str) -> Iterator[None]:
+        """Translate what a library says about this database; `what` has a {} for its name.
+
+        Raises:
+            StorageError: the library could not use it.
+        """
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise self._refusal(what, error) from error
 
     def ping(self) -> None:
         """Raise StorageError unless the database answers."""
@@ -78,7 +119,8 @@ class Database:
         self.engine.dispose()
 
     def _refusal(self, what: str, error: SQLAlchemyError) -> StorageError:
-        where = make_url(self.url).database or self.url
+        url = make_url(self.url)
+        where = url.database or "" if self.is_sqlite else url.render_as_string(hide_password=True)
         reason = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
         if isinstance(error, OperationalError):
             step = "free some space or end the program that holds it, then try again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -15,19 +16,43 @@ from service.storage.paging import Order, slice_of
 ACTIVE = (JobState.QUEUED, JobState.RUNNING)
 
 
-def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Run:
+    """One host's hold on a job. It is void as soon as the job was submitted again or ended.
+
+    Attributes:
+        job_id: of the job.
+        submission: the job's submission number that this host took off the queue.
+        executor: id of the host.
+    """
+
+    job_id: str
+    submission: int
+    executor: str
+
+
+def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any]) -> int | None:
     """Queue a job: a new one, or one that failed or was cancelled, with its attempts counted anew.
 
-    A job that waits, runs or has succeeded stays as it is.
+    Returns:
+        The submission number; None where the job waits, runs or has succeeded, and stays as it is.
     """
     row = session.get(JobRow, job_id)
     now = utc_now()
     fresh = {"state": JobState.QUEUED, "stage": "queued", "fraction": 0.0, "attempts": 0, "result": None, "error": None}
+    fresh["started_at"] = None
     if row is None:
-        session.add(JobRow(id=job_id, kind=kind, payload=dict(payload), created_at=now, updated_at=now, **fresh))
-    elif row.state in (JobState.FAILED, JobState.CANCELLED):
-        for name, value in (fresh | {"updated_at": now}).items():
-            setattr(row, name, value)
+        session.add(
+            JobRow(id=job_id, kind=kind, payload=dict(payload), submission=1, created_at=now, updated_at=now, **fresh)
+        )
+        session.flush()
+        return 1
+    if row.state not in (JobState.FAILED, JobState.CANCELLED):
+        return None
+    for name, value in (fresh | {"submission": row.submission + 1, "executor": None, "updated_at": now}).items():
+        setattr(row, name, value)
+    session.flush()
+    return row.submission
 
 
 def get(session: Session, job_id: str) -> Job | None:
@@ -49,59 +74,137 @@ def count_active(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state.in_(ACTIVE))) or 0
 
 
-def claim(session: Session, *, besides: Collection[str] = ()) -> Job | None:
-    """Take the oldest waiting job that is not among `besides` and mark it as running; None when no such job waits."""
-    waiting = select(JobRow).where(JobRow.state == JobState.QUEUED, JobRow.id.not_in(besides))
-    row = session.scalar(waiting.order_by(JobRow.created_at, JobRow.id).limit(1))
-    if row is None or not _move(
-        session, row.id, (JobState.QUEUED,), state=JobState.RUNNING, stage="starting", attempts=JobRow.attempts + 1
-    ):
+def claim(session: Session, run: Run, *, most_attempts: int, reason: str) -> Job | None:
+    """Begin a job, or begin it again after this host's process for it ended.
+
+    Args:
+        session: transaction.
+        run: the hold to take; only the latest submission of a job can be held.
+        most_attempts: a job that was begun as often is given up instead.
+        reason: why the last attempt ended, for the message in that case.
+
+    Returns:
+        The job, marked as running by this host; None where it is not to be begun.
+    """
+    mine = (JobRow.state == JobState.RUNNING) & (JobRow.executor == run.executor)
+    row = session.scalar(
+        select(JobRow).where(
+            JobRow.id == run.job_id, JobRow.submission == run.submission, (JobRow.state == JobState.QUEUED) | mine
+        )
+    )
+    if row is None:
         return None
+    if row.attempts >= most_attempts:
+        message = f"job {row.id[:12]} was given up after {row.attempts} attempts: {reason}; submit the request again"
+        _move(session, run, ACTIVE, state=JobState.FAILED, stage="failed", error={"kind": "crash", "message": message})
+        return None
+    values = {"stage": "starting", "fraction": 0.0, "attempts": row.attempts + 1, "executor": run.executor}
+    values["started_at"] = utc_now()
+    if not _move(session, run, (JobState(row.state),), state=JobState.RUNNING, **values):
+        return None  # somebody was quicker
     session.refresh(row)
     return _job(row)
 
 
-def report(session: Session, job_id: str, stage: str, fraction: float) -> None:
-    """Note a running job's progress."""
-    _move(session, job_id, (JobState.RUNNING,), stage=stage, fraction=min(max(fraction, 0.0), 1.0))
+def is_running(session: Session, run: Run) -> bool:
+    """Whether the job is this run's."""
+    return session.scalar(select(JobRow.id).where(*_held(run))) is not None
 
 
-def succeed(session: Session, job_id: str, result: Mapping[str, Any]) -> None:
+def report(session: Session, run: Run, stage: str, fraction: float) -> bool:
+    """Note a running job's progress; False where it is not this run's any more, as in the functions below."""
+    return _move_held(session, run, stage=stage, fraction=min(max(fraction, 0.0), 1.0))
+
+
+def succeed(session: Session, run: Run, result: Mapping[str, Any]) -> bool:
     """A running job has ended well."""
-    _move(
-        session, job_id, (JobState.RUNNING,), state=JobState.SUCCEEDED, stage="done", fraction=1.0, result=dict(result)
+    return _move_held(session, run, state=JobState.SUCCEEDED, stage="done", fraction=1.0, result=dict(result))
+
+
+def fail(session: Session, run: Run, error: Mapping[str, Any]) -> bool:
+    """A running job has ended badly."""
+    return _move_held(session, run, state=JobState.FAILED, stage="failed", error=dict(error))
+
+
+def cancel(session: Session, job_id: str) -> bool:
+    """End a waiting or running job; False, and no change, where it has ended."""
+    here = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ACTIVE))
+    return _changes(session, here, state=JobState.CANCELLED, stage="cancelled")
+
+
+def submit_again(session: Session, job_id: str, submission: int, *, uncounted: bool = False) -> int | None:
+    """Put a job whose host is gone back into the queue, under the next submission number; void for every older run.
+
+    Args:
+        session: transaction.
+        job_id: of the job.
+        submission: the number that the lost host had.
+        uncounted: whether a running job's present attempt shall not count, because the job is not to blame.
+
+    Returns:
+        The new number; None where the job has ended or was submitted again already.
+    """
+    row = session.scalar(
+        select(JobRow).where(JobRow.id == job_id, JobRow.submission == submission, JobRow.state.in_(ACTIVE))
+    )
+    if row is None:
+        return None
+    waits = row.state == JobState.QUEUED
+    attempts = row.attempts - 1 if uncounted and not waits else row.attempts
+    here = update(JobRow).where(JobRow.id == job_id, JobRow.submission == submission, JobRow.state == row.state)
+    done = _changes(
+        session,
+        here,
+        submission=submission + 1,
+        executor=None,
+        state=JobState.QUEUED,
+        stage="queued" if waits or uncounted else "queued again",
+        fraction=0.0,
+        attempts=attempts,
+    )
+    return submission + 1 if done else None
+
+
+def running_at(session: Session, executors: Collection[str]) -> list[tuple[str, int]]:
+    """(id, submission) of the jobs that run on any of these hosts."""
+    query = select(JobRow.id, JobRow.submission).where(
+        JobRow.state == JobState.RUNNING, JobRow.executor.in_(list(executors))
+    )
+    return [(job_id, submission) for job_id, submission in session.execute(query)]
+
+
+def waiting(session: Session, limit: int) -> list[tuple[str, int]]:
+    """(id, submission) of jobs that wait, those that have waited longest first, and of running ones without a host.
+
+    The latter were left by a version that did not note hosts.
+    """
+    query = select(JobRow.id, JobRow.submission).where(
+        (JobRow.state == JobState.QUEUED) | ((JobRow.state == JobState.RUNNING) & JobRow.executor.is_(None))
+    )
+    found = session.execute(query.order_by(JobRow.created_at, JobRow.id).limit(limit))
+    return [(job_id, submission) for job_id, submission in found]
+
+
+def _held(run: Run) -> tuple[Any, ...]:
+    return (
+        JobRow.id == run.job_id,
+        JobRow.submission == run.submission,
+        JobRow.executor == run.executor,
+        JobRow.state == JobState.RUNNING,
     )
 
 
-def fail(session: Session, job_id: str, error: Mapping[str, Any]) -> None:
-    """A running job has ended badly."""
-    _move(session, job_id, (JobState.RUNNING,), state=JobState.FAILED, stage="failed", error=dict(error))
+def _move_held(session: Session, run: Run, **values: Any) -> bool:
+    return _changes(session, update(JobRow).where(*_held(run)), **values)
 
 
-def cancel(session: Session, job_id: str) -> None:
-    """End a waiting or running job; nothing happens to one that has ended."""
-    _move(session, job_id, ACTIVE, state=JobState.CANCELLED, stage="cancelled")
+def _move(session: Session, run: Run, before: tuple[JobState, ...], **values: Any) -> bool:
+    here = update(JobRow).where(JobRow.id == run.job_id, JobRow.submission == run.submission, JobRow.state.in_(before))
+    return _changes(session, here, **values)
 
 
-def requeue(session: Session, job_id: str) -> None:
-    """Put a running job whose process died back into the queue."""
-    _move(session, job_id, (JobState.RUNNING,), state=JobState.QUEUED, stage="queued again", fraction=0.0)
-
-
-def put_back(session: Session, job_id: str) -> None:
-    """Put a running job back into the queue as if it had not been claimed: this attempt does not count."""
-    attempts = JobRow.attempts - 1
-    _move(session, job_id, (JobState.RUNNING,), state=JobState.QUEUED, stage="queued", fraction=0.0, attempts=attempts)
-
-
-def running(session: Session) -> list[Job]:
-    """All jobs marked as running."""
-    return [_job(row) for row in session.scalars(select(JobRow).where(JobRow.state == JobState.RUNNING))]
-
-
-def _move(session: Session, job_id: str, before: tuple[JobState, ...], **values: Any) -> bool:
-    """Change a job if it is in one of the states `before`; one statement, so that no other process comes between."""
-    here = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(before))
+def _changes(session: Session, here: Any, **values: Any) -> bool:
+    """One statement, so that no other process comes between looking and changing."""
     return session.scalar(here.values(**values, updated_at=utc_now()).returning(JobRow.id)) is not None
 
 

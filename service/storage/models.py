@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
+
+_Count = BigInteger().with_variant(Integer, "sqlite")  # whose integers have 64 bits
 
 
 class Base(DeclarativeBase):
@@ -81,6 +83,7 @@ class SubnetRow(Base):
         Index("subnets_by_time", "created_at", "id"),
         Index("subnets_by_accuracy", "accuracy", "id"),
         Index("subnets_by_macs", "macs", "id"),
+        Index("subnets_by_size", "created_at", "id", "stored_files", "stored_bytes"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -91,12 +94,21 @@ class SubnetRow(Base):
     config_digest: Mapped[str]
     predicted_accuracy: Mapped[float]
     accuracy: Mapped[float]
-    macs: Mapped[int]
-    params: Mapped[int]
+    macs: Mapped[int] = mapped_column(_Count)
+    params: Mapped[int] = mapped_column(_Count)
     card: Mapped[dict[str, Any]]
     files: Mapped[dict[str, Any]]
+    stored_files: Mapped[int]
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[str]
     latencies: Mapped[list[LatencyRow]] = relationship(lazy="selectin", order_by="LatencyRow.device")
+
+    @validates("files")
+    def _count(self, _name: str, files: dict[str, Any]) -> dict[str, Any]:
+        """Keep sums over the files as columns: the databases read JSON in different ways, and slowly."""
+        self.stored_files = len(files)
+        self.stored_bytes = sum(file["size_bytes"] for file in files.values())
+        return files
 
 
 class LatencyRow(Base):
@@ -114,7 +126,12 @@ class JobRow(Base):
     """A job."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("jobs_by_state", "state", "created_at"),)
+    __table_args__ = (
+        Index("jobs_by_state", "state", "created_at"),
+        Index("jobs_by_time", "created_at", "id"),
+        Index("jobs_by_kind", "kind", "state"),
+        Index("jobs_by_end", "state", "updated_at"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
@@ -123,7 +140,32 @@ class JobRow(Base):
     stage: Mapped[str]
     fraction: Mapped[float]
     attempts: Mapped[int]
+    submission: Mapped[int]
+    executor: Mapped[str | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[str]
+    started_at: Mapped[str | None]
     updated_at: Mapped[str]
+
+
+class ExecutorRow(Base):
+    """A job host."""
+
+    __tablename__ = "executors"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    beat_at: Mapped[float]
+
+
+class StagedFileRow(Base):
+    """A file on its way into the artefact store, or out of it; see `service.storage.staging`."""
+
+    __tablename__ = "staged_files"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    ticket: Mapped[str] = mapped_column(primary_key=True)
+    process: Mapped[str]
+    staged_at: Mapped[str]

@@ -43,9 +43,14 @@ def specs_of_active_jobs(session: Session) -> list[dict[str, Any]]:
     return list(session.scalars(query))
 
 
-def add_subnet(session: Session, record: SubnetRecord) -> None:
-    """Insert a subnet and answer its request with it. Doing so again changes nothing."""
-    if session.get(SubnetRow, record.id) is None:
+def add_subnet(session: Session, record: SubnetRecord) -> bool:
+    """Insert a subnet and answer its request with it.
+
+    Returns:
+        Whether it is new; doing so again changes nothing.
+    """
+    new = session.get(SubnetRow, record.id) is None
+    if new:
         values = asdict(record) | {"files": {name: asdict(file) for name, file in record.files.items()}}
         values["latencies"] = [
             LatencyRow(subnet_id=record.id, device=device, **asdict(latency))
@@ -55,6 +60,7 @@ def add_subnet(session: Session, record: SubnetRecord) -> None:
     request = session.get(RequestRow, record.request_id)
     if request is not None:
         request.subnet_id = record.id
+    return new
 
 
 def get_subnet(session: Session, subnet_id: str) -> SubnetRecord | None:

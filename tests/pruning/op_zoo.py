@@ -245,7 +245,9 @@ CASES: dict[str, Case] = {
     "scaled": Case(_fixed(lambda x: 2.5 * x / 3)),
     "plus one minus one": Case(_fixed(lambda x: (x + 1) - 1)),
     "softplus minus its zero": Case(_fixed(lambda x: x.abs().sqrt() * x.sign())),
-    "sigmoid then batch norm": Case(_body(lambda: nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(8))), ("middle.1", "last")),
+    "sigmoid then batch norm": Case(
+        _body(lambda: nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(8))), ("middle.1", "last")
+    ),
     # zero does not stay zero
     "sigmoid": Case(_body(nn.Sigmoid), _LAST, {"first.weight": "sigmoid in 'middle' maps zero to 0.5"}),
     "softplus": Case(_body(nn.Softplus), _LAST, {"first.weight": "softplus in 'middle' maps zero to 0.693"}),
@@ -253,31 +255,64 @@ CASES: dict[str, Case] = {
     "hard sigmoid": Case(_body(nn.Hardsigmoid), _LAST, {"first.weight": "hardsigmoid in 'middle' maps zero to 0.5"}),
     "cosine": Case(_fixed(torch.cos), _LAST, {"first.weight": "cos in 'middle' maps zero to 1"}),
     "exponential": Case(_fixed(torch.exp), _LAST, {"first.weight": "exp in 'middle' maps zero to 1"}),
-    "channel softmax": Case(_fixed(lambda x: x.softmax(1)), _LAST, {"first.weight": "_softmax in 'middle' is over channels"}),
-    "channel maximum": Case(_fixed(lambda x: x - x.amax(1, keepdim=True)), _LAST, {"first.weight": "amax in 'middle' is over channels"}),
-    "channel mean": Case(_fixed(lambda x: x - x.mean(1, keepdim=True)), _LAST, {"first.weight": "mean in 'middle' is over channels"}),
+    "channel softmax": Case(
+        _fixed(lambda x: x.softmax(1)), _LAST, {"first.weight": "_softmax in 'middle' is over channels"}
+    ),
+    "channel maximum": Case(
+        _fixed(lambda x: x - x.amax(1, keepdim=True)), _LAST, {"first.weight": "amax in 'middle' is over channels"}
+    ),
+    "channel mean": Case(
+        _fixed(lambda x: x - x.mean(1, keepdim=True)), _LAST, {"first.weight": "mean in 'middle' is over channels"}
+    ),
     "channel norm": Case(_fixed(lambda x: F.normalize(x, dim=1))),
-    "batch norm without weights": Case(_body(lambda: nn.BatchNorm2d(8, affine=False)), _LAST, {"first.weight": "buffer 'middle.running_mean' is not zero"}),
+    "batch norm without weights": Case(
+        _body(lambda: nn.BatchNorm2d(8, affine=False)),
+        _LAST,
+        {"first.weight": "buffer 'middle.running_mean' is not zero"},
+    ),
     "batch norm of the batch": Case(_body(lambda: nn.BatchNorm2d(8, affine=False, track_running_stats=False))),
     "a buffer added": Case(lambda: Body(Offset()), _LAST, {"first.weight": "buffer 'middle.offset' is not zero"}),
     # norms
     "batch norm": Case(_body(lambda: nn.BatchNorm2d(8))),
     "group norm": Case(_body(lambda: nn.GroupNorm(4, 8)), units={"first": 4}),
-    "group norm of one": Case(_body(lambda: nn.GroupNorm(1, 8)), _LAST, {"first.weight": "native_group_norm in 'middle' normalises over its channels together"}),
+    "group norm of one": Case(
+        _body(lambda: nn.GroupNorm(1, 8)),
+        _LAST,
+        {"first.weight": "native_group_norm in 'middle' normalises over its channels together"},
+    ),
     "instance norm": Case(_body(lambda: nn.InstanceNorm2d(8, affine=True))),
-    "layer norm": Case(_words(lambda: nn.LayerNorm(8)), (), {"first.weight": "native_layer_norm in 'middle' normalises over its channels together"}, _TOKENS),
+    "layer norm": Case(
+        _words(lambda: nn.LayerNorm(8)),
+        (),
+        {"first.weight": "native_layer_norm in 'middle' normalises over its channels together"},
+        _TOKENS,
+    ),
     # convolutions
     "depthwise": Case(_body(lambda: nn.Conv2d(8, 8, 3, groups=8, padding=1))),
     "depthwise multiplied": Case(_body(lambda: nn.Conv2d(8, 16, 3, groups=8, padding=1), 16), units={"first": 8}),
-    "sigmoid then depthwise": Case(_body(lambda: nn.Sequential(nn.Sigmoid(), nn.Conv2d(8, 8, 3, groups=8, padding=1))), ("middle.1", "last")),
+    "sigmoid then depthwise": Case(
+        _body(lambda: nn.Sequential(nn.Sigmoid(), nn.Conv2d(8, 8, 3, groups=8, padding=1))), ("middle.1", "last")
+    ),
     "four groups of two": Case(_body(lambda: nn.Conv2d(8, 8, 3, groups=4, padding=1)), units={"first": 4}),
-    "two groups of four": Case(_body(lambda: nn.Conv2d(8, 12, 3, groups=2, padding=1), 12), ("first", "middle", "last"), units={"first": 4, "middle": 6}),
+    "two groups of four": Case(
+        _body(lambda: nn.Conv2d(8, 12, 3, groups=2, padding=1), 12),
+        ("first", "middle", "last"),
+        units={"first": 4, "middle": 6},
+    ),
     "transposed": Case(_body(lambda: nn.ConvTranspose2d(8, 6, 2, stride=2), 6), ("first", "middle", "last")),
     "transposed depthwise": Case(_body(lambda: nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8))),
     "transposed, four groups": Case(_body(lambda: nn.ConvTranspose2d(8, 12, 2, groups=4), 12), units={"first": 4}),
-    "transposed, two groups": Case(_body(lambda: nn.ConvTranspose2d(8, 12, 2, groups=2), 12), ("first", "middle", "last"), units={"first": 4, "middle": 6}),
+    "transposed, two groups": Case(
+        _body(lambda: nn.ConvTranspose2d(8, 12, 2, groups=2), 12),
+        ("first", "middle", "last"),
+        units={"first": 4, "middle": 6},
+    ),
     "one dimension": Case(Audio, ("one", "up"), shape=(2, 3, 9)),
-    "three dimensions": Case(lambda: nn.Sequential(nn.Conv3d(3, 8, 2), nn.ReLU(), nn.Conv3d(8, 4, 2), nn.Flatten()), ("0",), shape=(2, 3, 4, 4, 4)),
+    "three dimensions": Case(
+        lambda: nn.Sequential(nn.Conv3d(3, 8, 2), nn.ReLU(), nn.Conv3d(8, 4, 2), nn.Flatten()),
+        ("0",),
+        shape=(2, 3, 4, 4, 4),
+    ),
     "shared": Case(_body(Shared), ("first", "last")),
     # gates, residuals, concatenation
     "gate": Case(_body(Gate), ("first", "middle.down", "last")),
@@ -305,21 +340,47 @@ CASES: dict[str, Case] = {
     "permuted": Case(_fixed(lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))),
     "transposed image": Case(_fixed(lambda x: x.transpose(2, 3))),
     "pools": Case(_fixed(lambda x: F.max_pool2d(F.avg_pool2d(x, 3, 1, 1), 2))),
-    "upsampled": Case(_fixed(lambda x: F.interpolate(F.interpolate(x, scale_factor=2), scale_factor=0.5, mode="bilinear"))),
+    "upsampled": Case(
+        _fixed(lambda x: F.interpolate(F.interpolate(x, scale_factor=2), scale_factor=0.5, mode="bilinear"))
+    ),
     "padded": Case(_fixed(lambda x: F.pad(x, (1, 1, 2, 0), mode="reflect"))),
     "einsum": Case(_fixed(lambda x: torch.einsum("nchw->nhwc", x).permute(0, 3, 1, 2))),
-    "one channel taken out": Case(_fixed(lambda x: x[:, :1] * 2 + x), _LAST, {"first.weight": "slice in 'middle' takes a single channel out"}),
-    "written through a view": Case(_body(InPlaceHalf), _LAST, {"first.weight": "its memory is written through another view"}),
-    "sort of channels": Case(_fixed(lambda x: x.sort(1).values), _LAST, {"first.weight": "sort in 'middle' is over channels"}),
-    "an unknown operator": Case(_fixed(lambda x: torch.fft.fft2(x).real), _LAST, {"first.weight": "_fft_c2c in 'middle' is not known to keep channels apart"}),
+    "one channel taken out": Case(
+        _fixed(lambda x: x[:, :1] * 2 + x), _LAST, {"first.weight": "slice in 'middle' takes a single channel out"}
+    ),
+    "written through a view": Case(
+        _body(InPlaceHalf), _LAST, {"first.weight": "its memory is written through another view"}
+    ),
+    "sort of channels": Case(
+        _fixed(lambda x: x.sort(1).values), _LAST, {"first.weight": "sort in 'middle' is over channels"}
+    ),
+    "an unknown operator": Case(
+        _fixed(lambda x: torch.fft.fft2(x).real),
+        _LAST,
+        {"first.weight": "_fft_c2c in 'middle' is not known to keep channels apart"},
+    ),
     "squares summed": Case(_fixed(lambda x: x * x.pow(2).sum(1, keepdim=True))),
     # attention
-    "attention": Case(_words(lambda: Attention("matmul")), ("middle.qkv", "first", "middle.out"), shape=_TOKENS, form="program"),
-    "attention of torch": Case(_words(lambda: Attention("sdpa")), ("middle.qkv", "first", "middle.out"), shape=_TOKENS, form="program"),
-    "multi-head attention": Case(_words(SelfAttention), ("middle.attention", "first", "middle.attention.out_proj"), shape=_TOKENS, form="program"),
-    "grouped queries": Case(_words(GroupedQuery), ("middle.q", "first", "middle.out"), shape=_TOKENS, form="program", units={"middle.q": 2}),
-    "encoder layer": Case(_words(lambda: nn.TransformerEncoderLayer(8, 4, 16, batch_first=True)), ("middle.self_attn", "middle.linear1"), {"first.weight": "native_layer_norm in 'middle.norm1' normalises over its channels together"}, _TOKENS, form="program"),
-}  # fmt: skip
+    "attention": Case(
+        _words(lambda: Attention("matmul")), ("middle.qkv", "first", "middle.out"), shape=_TOKENS, form="program"
+    ),
+    "attention of torch": Case(
+        _words(lambda: Attention("sdpa")), ("middle.qkv", "first", "middle.out"), shape=_TOKENS, form="program"
+    ),
+    "multi-head attention": Case(
+        _words(SelfAttention), ("middle.attention", "first", "middle.attention.out_proj"), shape=_TOKENS, form="program"
+    ),
+    "grouped queries": Case(
+        _words(GroupedQuery), ("middle.q", "first", "middle.out"), shape=_TOKENS, form="program", units={"middle.q": 2}
+    ),
+    "encoder layer": Case(
+        _words(lambda: nn.TransformerEncoderLayer(8, 4, 16, batch_first=True)),
+        ("middle.self_attn", "middle.linear1"),
+        {"first.weight": "native_layer_norm in 'middle.norm1' normalises over its channels together"},
+        _TOKENS,
+        form="program",
+    ),
+}
 
 
 class Offset(nn.Module):

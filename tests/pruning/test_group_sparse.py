@@ -372,3 +372,23 @@ def test_fixed_penalties_prune_when_they_are_strong() -> None:
     assert optimizer.phase == "after"
     assert optimizer.costs["macs"] <= 0.5 * 61076
     assert torch.equal(torch.cat(optimizer.redundant), zeros(net))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_mixed_precision_on_a_gpu(method: Make, base: Callable[..., Optimizer]) -> None:
+    net = chain().cuda()
+    optimizer = prune(method, base, net)
+    scaler = torch.amp.GradScaler("cuda")
+    step = 0
+    while optimizer.steps < START + STEPS + 2:
+        images, labels = batch(step)
+        step += 1
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.float16):
+            loss = nn.functional.cross_entropy(net(images.cuda()), labels.cuda())
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert optimizer.costs["macs"] <= 0.5 * 61076
+    assert torch.equal(torch.cat(optimizer.redundant), zeros(net).cpu())

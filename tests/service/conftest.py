@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import postgres_server, postgres_url, s3_server, s3_url
 from small_service import make_run, make_table, serving, small_settings
 
 from service.client import Client
 from service.settings import Settings
+
+__all__ = ["postgres_server", "postgres_url", "s3_server", "s3_url"]
 
 
 @pytest.fixture(scope="session")

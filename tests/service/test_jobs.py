@@ -18,7 +18,6 @@ from small_service import serving, small_settings
 from service.client import Client, ServiceError
 from service.domain import JobState
 from service.folder import DataFolder
-from service.jobs import MAX_ATTEMPTS, EmbeddedJobEngine
 from service.server import run
 from service.storage import jobs as rows
 from service.storage.database import Database
@@ -69,6 +68,19 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def descendants_of(pid: int) -> list[int]:
+    children = children_of(pid)
+    return children + [each for child in children for each in descendants_of(child)]
+
+
+def wait_for_end_of(pids: list[int]) -> None:
+    for _ in range(200):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return
+        time.sleep(0.05)
+    raise AssertionError("a process outlived its service")
+
+
 def test_a_job_interrupted_by_kill_9_is_done_after_the_restart_and_leaves_no_child(
     tmp_path: Path, data_folder: Path
 ) -> None:
@@ -77,19 +89,14 @@ def test_a_job_interrupted_by_kill_9_is_done_after_the_restart_and_leaves_no_chi
     with service_process(tmp_path / "data", **slow) as (process, url), Client(url) as client:
         job_id = client.ask("noise", "macs<=4M")["id"]
         wait_until(client, job_id, stage="searching")
-        children = children_of(process.pid)
-        assert children
+        processes = descendants_of(process.pid)
+        assert len(processes) == 2  # the job host and its child
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for _ in range(100):
-        if not any(Path(f"/proc/{child}").exists() for child in children):
-            break
-        time.sleep(0.05)
-    else:
-        raise AssertionError("a child process outlived its service")
+    wait_for_end_of(processes)
     with service_process(tmp_path / "data", **slow) as (process, url), Client(url) as client:
         last = list(client.follow(job_id))[-1]
-        assert (last["state"], last["attempts"]) == ("succeeded", 2)
+        assert (last["state"], last["attempts"]) == ("succeeded", 1)  # the job did not end its own host
         assert client.ask("noise", "macs<=4M")["subnet"]["measured"]["macs"] <= 4e6
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) in (0, -signal.SIGTERM)
@@ -122,10 +129,10 @@ def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path:
         with pytest.raises(ServiceError, match="has waiting or running jobs"):
             client._call("DELETE", "/supernets/noise")
         wait_until(client, first, stage="searching")
-        workers = set(children_of(os.getpid())) - before
-        assert len(workers) == 1
-        assert os.getsid(min(workers)) != os.getsid(0)  # so that Ctrl-C in the service's terminal is not its end
-        os.kill(workers.pop(), signal.SIGKILL)
+        (host,) = set(children_of(os.getpid())) - before
+        (worker,) = children_of(host)
+        assert len({os.getsid(pid) for pid in (0, host, worker)}) == 3  # Ctrl-C in the service's terminal ends neither
+        os.kill(worker, signal.SIGKILL)
         for _ in range(200):
             if client.job(first)["attempts"] == 2:
                 break
@@ -135,6 +142,42 @@ def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path:
 
         with pytest.raises(ServiceError, match="was cancelled; ask again"):
             client.request_subnet("noise", "macs<=7M", on_progress=lambda *_: cancel_newest(client))
+
+
+def test_a_job_host_that_is_killed_is_replaced_and_its_job_goes_on(tmp_path: Path, data_folder: Path) -> None:
+    shutil.copytree(data_folder, tmp_path / "data")
+    slow = {"search_population": 100, "search_generations": 1500}
+    with service_process(tmp_path / "data", **slow) as (process, url), Client(url) as client:
+        job_id = client.ask("noise", "macs<=4M")["id"]
+        wait_until(client, job_id, stage="searching")
+        (host,) = children_of(process.pid)
+        os.kill(host, signal.SIGKILL)
+        last = list(client.follow(job_id))[-1]
+        assert (last["state"], last["attempts"]) == ("succeeded", 2)
+        assert children_of(process.pid) != [host]
+    wait_for_end_of(descendants_of(process.pid))
+
+
+def test_restarts_cost_a_job_no_attempt(tmp_path: Path, data_folder: Path) -> None:
+    shutil.copytree(data_folder, tmp_path / "data")
+    endless = {"search_population": 100, "search_generations": 100_000}
+    job_id = ""
+    for _ in range(2):
+        with service_process(tmp_path / "data", **endless) as (process, url), Client(url) as client:
+            if not job_id:
+                job_id = client.ask("noise", "macs<=4M")["id"]
+            wait_until(client, job_id, stage="searching")
+            assert client.job(job_id)["attempts"] == 1
+            processes = descendants_of(process.pid)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+        wait_for_end_of(processes)
+        database = Database(small_settings(tmp_path / "data").resolved_database_url)
+        with database.session() as session:
+            job = rows.get(session, job_id)
+        database.close()
+        assert job is not None
+        assert (job.state, job.attempts, job.stage) == (JobState.QUEUED, 0, "queued")
 
 
 def cancel_newest(client: Client) -> None:
@@ -150,69 +193,61 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def test_submitting_twice_is_one_job_unless_it_failed_or_was_cancelled(database: Database) -> None:
+    run = rows.Run("a", 1, "host")
     with database.session() as session:
-        for _ in range(2):
-            rows.put(session, "a", "kind", {"x": 1})
+        assert rows.put(session, "a", "kind", {"x": 1}) == 1
+        assert rows.put(session, "a", "kind", {"x": 1}) is None
         assert rows.count_active(session) == 1
-        claimed = rows.claim(session)
+        claimed = rows.claim(session, run, most_attempts=3, reason="")
         assert claimed is not None
         assert (claimed.id, claimed.state, claimed.attempts, claimed.payload) == ("a", JobState.RUNNING, 1, {"x": 1})
-        assert rows.claim(session) is None
-        rows.put(session, "a", "kind", {})
-        assert rows.claim(session) is None
-        rows.fail(session, "a", {"message": "no"})
-        rows.put(session, "a", "kind", {})
+        assert rows.claim(session, rows.Run("a", 1, "other"), most_attempts=3, reason="") is None
+        assert rows.put(session, "a", "kind", {}) is None
+        assert rows.fail(session, run, {"message": "no"})
+        assert rows.put(session, "a", "kind", {}) == 2
         again = rows.get(session, "a")
         assert again is not None
         assert (again.state, again.attempts, again.error) == (JobState.QUEUED, 0, None)
+        assert rows.claim(session, run, most_attempts=3, reason="") is None  # an older submission
 
 
 def test_only_a_running_job_can_end_and_what_has_ended_stays(database: Database) -> None:
+    run = rows.Run("a", 1, "host")
     with database.session() as session:
         rows.put(session, "a", "kind", {})
-        rows.succeed(session, "a", {})
-        job = rows.get(session, "a")
-        assert job is not None
-        assert job.state is JobState.QUEUED
-        rows.claim(session)
-        rows.succeed(session, "a", {"answer": 1})
-        rows.cancel(session, "a")
-        rows.fail(session, "a", {})
-        rows.report(session, "a", "late news", 0.1)
-        rows.requeue(session, "a")
+        assert not rows.succeed(session, run, {})
+        assert not rows.is_running(session, run)
+        rows.claim(session, run, most_attempts=3, reason="")
+        assert rows.is_running(session, run)
+        assert not rows.succeed(session, rows.Run("a", 1, "other"), {})
+        assert rows.succeed(session, run, {"answer": 1})
+        assert not rows.cancel(session, "a")
+        assert not rows.fail(session, run, {})
+        assert not rows.report(session, run, "late news", 0.1)
+        assert rows.submit_again(session, "a", 1) is None
         session.expire_all()
         job = rows.get(session, "a")
         assert job is not None
         assert (job.state, job.stage, job.result) == (JobState.SUCCEEDED, "done", {"answer": 1})
 
 
-def test_jobs_are_claimed_in_the_order_of_their_submission(database: Database) -> None:
+def test_a_job_is_put_back_once_however_many_hosts_try(database: Database) -> None:
     with database.session() as session:
-        for name in "cab":
-            rows.put(session, name, "kind", {})
-            session.flush()
-        claimed = [rows.claim(session) for _ in range(3)]
-        assert [job.id for job in claimed if job is not None] == ["c", "a", "b"]
-
-
-def test_a_job_that_ended_its_service_three_times_is_given_up(tmp_path: Path, database: Database) -> None:
-    with database.session() as session:
-        rows.put(session, "a" * 64, "kind", {})
-        for _ in range(MAX_ATTEMPTS - 1):
-            assert rows.claim(session) is not None
-            rows.requeue(session, "a" * 64)
-        assert rows.claim(session) is not None
-    engine = EmbeddedJobEngine(small_settings(tmp_path / "data"), database)
-    engine.start()
-    engine.stop()
-    with database.session() as session:
-        job = rows.get(session, "a" * 64)
-    assert job is not None
-    assert job.state is JobState.FAILED
-    assert job.error is not None
-    assert job.error["message"] == (
-        f"job {'a' * 12} was given up after 3 attempts: the service ended while the job ran; submit the request again"
-    )
+        rows.put(session, "a", "kind", {})
+        rows.claim(session, rows.Run("a", 1, "host"), most_attempts=3, reason="")
+        assert rows.running_at(session, ["host"]) == [("a", 1)]
+        assert rows.submit_again(session, "a", 1) == 2
+        assert rows.submit_again(session, "a", 1) is None
+        session.expire_all()
+        job = rows.get(session, "a")
+        assert job is not None
+        assert (job.state, job.stage, job.attempts) == (JobState.QUEUED, "queued again", 1)
+        rows.claim(session, rows.Run("a", 2, "host"), most_attempts=3, reason="")
+        assert rows.submit_again(session, "a", 2, uncounted=True) == 3
+        session.expire_all()
+        job = rows.get(session, "a")
+        assert job is not None
+        assert (job.state, job.stage, job.attempts) == (JobState.QUEUED, "queued", 1)
 
 
 def test_two_services_cannot_share_a_data_folder_and_the_second_touches_nothing_in_it(tmp_path: Path) -> None:

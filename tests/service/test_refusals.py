@@ -479,11 +479,11 @@ def test_a_manifest_that_is_no_json_object_is_refused(client: Client, copy: Path
 
 
 def test_nothing_of_a_refused_run_is_kept(client: Client, copy: Path, settings: Settings) -> None:
-    before = sorted(settings.artifact_dir.rglob("*"))
+    before = sorted((settings.data_dir / "artifacts").rglob("*"))
     rewrite_tensors(copy, with_nan)
     with pytest.raises(ServiceError):
         client.register_run(copy, "bad")
-    assert sorted(settings.artifact_dir.rglob("*")) == before
+    assert sorted((settings.data_dir / "artifacts").rglob("*")) == before
     assert not list(settings.cache_dir.glob("upload-*"))
 
 
@@ -521,7 +521,7 @@ def test_missing_and_strange_parts_are_named(http: httpx.Client) -> None:
 def test_a_deleted_supernet_leaves_its_subnets_and_frees_its_files(
     client: Client, copy: Path, settings: Settings
 ) -> None:
-    before = set(settings.artifact_dir.rglob("*/*/*"))
+    before = set((settings.data_dir / "artifacts").rglob("*/*/*"))
     rewrite(copy, "manifest.json", seed=7)
     supernet = client.register_run(copy, "brief")
     subnet = client.request_subnet("brief", "macs<=3M")
@@ -529,7 +529,7 @@ def test_a_deleted_supernet_leaves_its_subnets_and_frees_its_files(
     with pytest.raises(ServiceError, match="no supernet 'brief'"):
         client.ask("brief", "macs<=3M")
     assert client._call("GET", f"/subnets/{subnet['id']}") == subnet
-    after = set(settings.artifact_dir.rglob("*/*/*"))
+    after = set((settings.data_dir / "artifacts").rglob("*/*/*"))
     assert {path.name for path in after - before} == {file["sha256"] for file in subnet["files"]} - {
         path.name for path in before
     }

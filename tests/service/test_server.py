@@ -14,6 +14,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from fastapi import FastAPI
+from obstore.store import LocalStore
 from small_service import SPACE, serving, small_settings
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
@@ -26,7 +27,7 @@ from service.client import Client, ServiceError
 from service.domain import SupernetRecord, utc_now
 from service.server import run
 from service.settings import load_settings
-from service.storage.artifacts import LocalArtifacts
+from service.storage.artifacts import ObjectArtifacts
 from service.storage.database import Database
 from service.storage.models import Base, DeviceRow
 from supernet.errors import CheckpointError, ConfigError, RunBusyError, StorageError, TableError
@@ -69,8 +70,8 @@ def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_wrong_settings_are_all_named() -> None:
-    with pytest.raises(ConfigError, match=r"port: .*; job_workers: .*; allowed: data_dir, host"):
-        load_settings(port=70000, job_workers=0)
+    with pytest.raises(ConfigError, match=r"port: .*; job_workers: .*; allowed: data_dir, database_url"):
+        load_settings(port=70000, job_workers=-1)
     assert load_settings(port=None).port == 8000
 
 
@@ -86,18 +87,20 @@ def test_the_api_process_never_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_migrations_give_the_models_schema(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_migrations_give_the_models_schema(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    sqlite = kind == "sqlite"
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}" if sqlite else request.getfixturevalue("postgres_url"))
     database.migrate()
     database.migrate()
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-        assert connection.exec_driver_sql("pragma journal_mode").scalar() == "wal"
+        assert not sqlite or connection.exec_driver_sql("pragma journal_mode").scalar() == "wal"
     database.close()
 
 
 def test_equal_content_is_one_artefact_and_altered_content_is_noticed(tmp_path: Path) -> None:
-    store = LocalArtifacts(tmp_path / "store")
+    store = ObjectArtifacts(LocalStore(tmp_path / "store", mkdir=True))
     content = bytes(range(256)) * 40_000
     first, second = store.put_bytes(content, name="a"), store.put_bytes(content, name="b")
     assert first.sha256 == second.sha256
@@ -154,7 +157,7 @@ def test_nothing_passes_through_the_systems_temporary_folder_to_the_store(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
     (tmp_path / "file").write_bytes(b"content")
-    store = LocalArtifacts(tmp_path / "store")
+    store = ObjectArtifacts(LocalStore(tmp_path / "store", mkdir=True))
     assert store.put_file(tmp_path / "file", name="a") == store.put_bytes(b"content", name="a")
 
 

@@ -1,0 +1,38 @@
+"""`onceforall worker`: a host that does the jobs of a service whose database several machines share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def worker(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of this host's caches.  [default: onceforall-data]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Jobs that run at a time.  [default: 1]")] = None,
+) -> None:
+    """Do the service's jobs on this machine, until interrupted; ONCEFORALL_DATABASE_URL and _ARTIFACT_URL say whose."""
+    import signal
+    import threading
+
+    from service import logs
+    from service.jobs.host import run
+    from service.settings import load_settings
+    from supernet.errors import ConfigError
+
+    settings = load_settings(data_dir=data_dir, job_workers=workers)
+    if settings.embedded:
+        raise ConfigError(
+            f"a worker needs a database that it can share with the service, and has {settings.resolved_database_url!r};"
+            " set ONCEFORALL_DATABASE_URL to postgresql://..., or use: onceforall serve, which does its jobs itself"
+        )
+    if not settings.job_workers:
+        raise ConfigError("a worker with 0 jobs at a time does nothing; allowed: --workers 1 to 64")
+    logs.configure(settings)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run(settings, stop, on_ready=lambda name: typer.echo(f"working as {name}; stop with Ctrl-C"))
