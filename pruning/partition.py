@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,7 +235,28 @@ def _frozen(
         text = reasons.texts[reasons.of[owner]] if reasons.of[owner] >= 0 else _SINGLE if owner in singles else _UNREAD
         part = "" if kept[leaf] == total[leaf] else f"{kept[leaf]} of {total[leaf]} channels: "
         found[places.names[leaf]] = part + text
-    return found
+    return found | _untouched(places, classes, unit_of, reasons, found)
+
+
+def _untouched(
+    places: _Places, classes: Ids, unit_of: Ids, reasons: _Reasons, found: Mapping[str, str]
+) -> dict[str, str]:
+    """Why modules of which no parameter is known to produce channels stay: a recurrent layer, a parametrised weight."""
+    owned = np.bincount(places.leaf[unit_of[places.atom] >= 0], minlength=len(places.names)) > 0
+    told = {name.rpartition(".")[0] for name in found}
+    told |= {name.rpartition(".")[0] for name, unit in zip(places.names, owned, strict=True) if unit}
+    why = reasons.of[classes[places.atom]]
+    where = np.flatnonzero(why >= 0)[::-1]
+    first = np.full(len(places.names), -1, np.int64)
+    first[places.leaf[where]] = why[where]
+    more = {}
+    for leaf in np.flatnonzero(places.parameter & (first >= 0)):
+        name = places.names[leaf]
+        module = name.rpartition(".")[0]
+        if module not in told:
+            told.add(module)
+            more[name] = reasons.texts[first[leaf]]
+    return more
 
 
 def settle(flow: Flow, trace: Trace) -> Ids:

@@ -243,3 +243,17 @@ def test_a_parameter_shared_with_an_output_stays() -> None:
     assert groups.frozen["embed.weight"] == "an output of the model"
     assert "hidden" in [group.name for group in groups.sets]
     assert groups.self_test().error <= 1e-5
+
+
+def test_a_recurrent_layer_stays_and_says_so() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory, self.hidden, self.out = nn.LSTM(3, 6, batch_first=True), nn.Linear(6, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(F.relu(self.hidden(self.memory(x)[0][:, -1])))
+
+    groups = ZeroInvariantGroups(Recurrent(), torch.randn(2, 4, 3))
+    assert [group.name for group in groups.sets] == ["hidden"]
+    assert "in 'memory' is not known to keep channels apart" in groups.frozen["memory.weight_ih_l0"]
