@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ from pruning.compression_settings import CompressionSettings
 from pruning.compression_state import composed, load_state, save_round, save_state
 from pruning.construct import construct_kept
 from pruning.groups import ZeroInvariantGroups, as_arguments
+from pruning.latency import UnitLatencies
 from pruning.loops import Epoch, ImageLoop, Loop, reestimate_norms
 from pruning.plan import Plan, cut
 from pruning.purification import purified, scales, thresholds_of, worth
 from pruning.rates import Rates
 from pruning.targets import Target
 from pruning.trace import copy_of
-from pruning.units import Masks
+from pruning.units import Masks, UnitSet
 from pruning.weights import Counts, Kept, WeightMatrices, energies_of
 from supernet.errors import ConfigError, ConstructionError
 from supernet.files import write_json
@@ -50,8 +52,8 @@ from supernet.training.streamed import StreamedFolder
 PHASES = ("search", "admm", "purify", "retrain")
 REPORT = "report.json"
 
-GroupLatencies = Mapping[str, Callable[[ZeroInvariantGroups, Masks], float]]
-"""Device -> milliseconds of the compact model that keeps these units of these groups, by a table."""
+GroupLatencies = Mapping[str, UnitLatencies | Callable[[ZeroInvariantGroups, Masks], float]]
+"""Device -> a table of the dense model's units, or milliseconds of the model that keeps these units of these groups."""
 
 
 @dataclass(frozen=True)
@@ -452,7 +454,7 @@ class _Run:
     def _extra(self) -> dict[str, Callable[[Masks], float]]:
         groups = self.groups
         return {
-            f"latency_ms@{device}": lambda units, of=of: float(of(groups, units))  # type: ignore[misc]
+            f"latency_ms@{device}": partial(_by_table(of) if isinstance(of, UnitLatencies) else of, groups)
             for device, of in self.latencies.items()
         }
 
@@ -604,6 +606,21 @@ def _schedule(limits: Mapping[str, float], dense: Mapping[str, float], factor: f
         divisor = factor ** (len(rounds) + 1)
         rounds.append({name: max(limit, dense[name] / divisor) for name, limit in limits.items()})
     return rounds
+
+
+def _by_table(table: UnitLatencies) -> Callable[[ZeroInvariantGroups, Masks], float]:
+    """A table of the dense model's units for the compact models of all rounds, whose sets have the same names.
+
+    A set that is down to its last unit is none any more.
+    """
+    full = [UnitSet(name, rows[-1][0], (), ()) for name, rows in table.rows.items()]
+    of = table.of(full)
+
+    def milliseconds(groups: ZeroInvariantGroups, units: Masks) -> float:
+        kept = {own.name: int(mask.sum()) for own, mask in zip(groups.sets, units, strict=True)}
+        return of([torch.arange(unit_set.units) < kept.get(unit_set.name, 1) for unit_set in full])
+
+    return milliseconds
 
 
 def _no_penalty() -> Tensor:

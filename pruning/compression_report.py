@@ -92,7 +92,9 @@ class CompressionReport:
         return {"format": 1, "target": self.target, "dense": asdict(self.dense), "rounds": rounds}
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("", "parameters", "storage", "MACs", "computed MACs", "latency", "accuracy", "test")]
+        rows: list[tuple[str, ...]] = [
+            ("", "parameters", "storage", "MACs", "computed MACs", "latency", "accuracy", "test")
+        ]
         rows.append(("dense", *_cells(self.dense, None)))
         rows += [(f"round {r.number}", *_cells(r.model, self.dense)) for r in self.rounds]
         lines = [_aligned(rows)]

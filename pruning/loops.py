@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -26,8 +27,8 @@ from torch.optim import SGD, Optimizer
 
 from pruning.training import predictions
 from supernet.errors import ConfigError
+from supernet.images import Normalisation, prepare
 from supernet.images import batches as image_batches
-from supernet.images import prepare
 from supernet.training.data import TrainingData
 
 _EVALUATION_BATCH = 256
@@ -152,6 +153,7 @@ class ImageLoop:
         learning_rate: of each block's first step.
         weight_decay: of all parameters.
         calibration_images: for batch norms, in batches of at most 256.
+        normalisation: of the model's input; None: that of the images.
     """
 
     data: TrainingData
@@ -160,6 +162,7 @@ class ImageLoop:
     learning_rate: float = 0.02
     weight_decay: float = 1e-4
     calibration_images: int = 512
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.batch_size <= self.data.train_count:
@@ -173,18 +176,22 @@ class ImageLoop:
         """Of the model's input, pixels."""
         return self.resolution or self.data.size
 
+    @cached_property
+    def _normalisation(self) -> Normalisation:
+        return self.normalisation or self.data.normalisation()
+
     def train_epoch(self, model: nn.Module, epoch: Epoch) -> None:
         """Every image once, but for those that do not fill a batch."""
         optimizer = epoch.optimizer(
             lambda: SGD(model.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         )
         generator = torch.Generator().manual_seed(epoch.seed)
-        steps, normalisation = self.data.train_count // self.batch_size, self.data.normalisation()
+        steps = self.data.train_count // self.batch_size
         order = torch.randperm(self.data.train_count, generator=generator)[: steps * self.batch_size]
         batches = self.data.train_batches(torch.split(order, self.batch_size), (epoch.seed, 0, 0))
         for step, (pixels, labels) in enumerate(batches):
             epoch.progress(step / steps)
-            images = prepare(self.data.augmentation(pixels, generator), self.side, normalisation)
+            images = prepare(self.data.augmentation(pixels, generator), self.side, self._normalisation)
             loss = F.cross_entropy(model(images), labels) + epoch.penalty()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -195,7 +202,7 @@ class ImageLoop:
         """Fixed training images."""
         pack = self.data.image_pack(self.calibration_images)
         for pixels in image_batches(pack.calibration_images, _EVALUATION_BATCH):
-            yield prepare(pixels, self.side, pack.normalisation)
+            yield prepare(pixels, self.side, self._normalisation)
 
     def accuracy(self, model: nn.Module) -> float:
         """On the held-out part."""
@@ -206,7 +213,7 @@ class ImageLoop:
         return self._share_right(model, self.data.test_batches(_EVALUATION_BATCH))
 
     def _share_right(self, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-        ours, right = predictions(model, batches, resolution=self.side, normalisation=self.data.normalisation())
+        ours, right = predictions(model, batches, resolution=self.side, normalisation=self._normalisation)
         return int((ours == right).sum()) / len(right)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from service.commands.auto_compress import auto_compress
 from service.commands.demo import demo
 from service.commands.export import export
 from service.commands.extract import evaluate, extract
@@ -33,6 +34,7 @@ app = typer.Typer(
 for command in (train, evaluate, predictor, profile, search, front, extract, export, import_ofa, serve, worker, demo):
     app.command()(command)
 app.add_typer(tables, name="tables")
+prune.command("auto-compress")(auto_compress)
 app.add_typer(prune, name="prune")
 
 
