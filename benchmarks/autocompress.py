@@ -156,7 +156,7 @@ _SHORT = CompressionSettings(
     retrain_epochs=14,
     allowed_drop=0.5,
 )
-_DIGITS = replace(_SHORT, search=AnnealingSettings(), admm_epochs=4, purify_epochs=4, retrain_epochs=40)
+_DIGITS = replace(_SHORT, admm_epochs=3, purify_epochs=3, retrain_epochs=30)
 _LONG = CompressionSettings(admm_epochs=1, retrain_epochs=8, purify_epochs=1)
 CASES = {
     "digits-lenet": Case("digits", lenet, 30, 32, 0.02, 0.02, "2%", _DIGITS),

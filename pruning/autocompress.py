@@ -500,7 +500,7 @@ class _Run:
         images = self.example_inputs[0]
         latency = None  # what measures it takes images alone
         if len(self.example_inputs) == 1 and isinstance(images, Tensor) and images.dim() == 4:
-            latency = measure_module_ms(model, (1, *images.shape[1:])).median_ms
+            latency = measure_module_ms(copy_of(model).cpu(), (1, *images.shape[1:])).median_ms
         return Measured(
             params=cost.params,
             storage_bytes=matrices.storage_bytes(kept),

@@ -23,6 +23,8 @@ SPAN = 8.0
 """Difference of logits between the ends of [0, 1]: shares of 0.018 and 0.982 around one of a half."""
 EXPERIENCE = 0.5
 """The prior keeps a share of a layer that falls with this power of its size: larger layers are pruned more."""
+NEAR = 0.005
+"""A target counts as met from this share of it below it; coarser steps are traded for finer ones."""
 _ENDS = 40.0
 _HALVINGS = 52
 
@@ -135,7 +137,7 @@ class Rates:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if self.met(self._rounded(point, middle)) else (low, middle)
-        return self._named(self._filled(self._rounded(point, low), self._shares(point, low)))
+        return self._named(self._traded(self._filled(self._rounded(point, low), self._shares(point, low))))
 
     def cost(self, counts: tuple[NDArray[np.int64], NDArray[np.int64]]) -> dict[str, float]:
         """Exact costs of numbers of units a set, and of columns (or weights) a layer."""
@@ -231,6 +233,38 @@ class Rates:
                 else:
                     inner = self._grown(units, inner, place, int(self._all(units)[1][place]))
         return units, inner
+
+    def _traded(
+        self, counts: tuple[NDArray[np.int64], NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """One filter more for a few columns less, where a whole filter is too coarse a step to come near the target."""
+        best, nearest = counts, self._distance(counts)
+        for place in range(len(self._units)) if self._inner.any() and self.dimensions == "combined" else ():
+            if nearest <= NEAR:
+                break
+            if counts[0][place] == self._units[place]:
+                continue
+            units = counts[0].copy()
+            units[place] += 1
+            _, whole = self._all(units)
+            inner = np.where(self._inner, counts[1], whole)
+            for layer in np.flatnonzero(self._inner):
+                low, high = 0, int(inner[layer])  # `high` does not fit, or the filter would have been added before
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    less = inner.copy()
+                    less[layer] = middle
+                    low, high = (middle, high) if self.met((units, less)) else (low, middle)
+                less = inner.copy()
+                less[layer] = low
+                if low and (distance := self._distance((units, less))) < nearest:
+                    best, nearest = (units, less), distance
+        return best
+
+    def _distance(self, counts: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
+        """How far below the nearest limit the costs are, as a share of it."""
+        found = self.cost(counts)
+        return min(1 - found[name] / limit for name, limit in self.limits.items())
 
     def _one_more(
         self, units: NDArray[np.int64], inner: NDArray[np.int64], place: int

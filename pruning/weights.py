@@ -190,8 +190,9 @@ class WeightMatrices:
         """The choice of units, and of columns or weights, that keeps much energy under these counts.
 
         Rows are chosen given the columns and columns given the rows, for all layers together, until nothing changes,
-        from both starts; the better end is taken. A unit is chosen by the energy of its rows in all producers; with
-        `channels` also of the columns that read it, since these go with it.
+        from both starts; the best choice on the way is taken. A unit is chosen by the energy of its rows in all
+        producers, as the paper has it, so that what it takes from its readers can make a later choice worse; with
+        `channels` also by that of the columns that read it.
 
         Args:
             energies: squared weights (O, K) by layer, on the CPU.
@@ -214,10 +215,10 @@ class WeightMatrices:
                 taken = self._columns(energies, counts, rows)
                 same = all(map(torch.equal, rows, units)) and all(torch.equal(taken[n], columns[n]) for n in taken)
                 units, columns = rows, taken
+                kept = Kept(units, {n: mask & columns[n] for n, mask in self.whole(units).weights.items()})
+                ends.append((sum(float((energies[n] * m).sum()) for n, m in kept.weights.items()), kept))
                 if same:
                     break
-            kept = Kept(units, {n: mask & columns[n] for n, mask in self.whole(units).weights.items()})
-            ends.append((sum(float(energies[n][m].sum(dtype=torch.float64)) for n, m in kept.weights.items()), kept))
         return max(ends, key=lambda end: end[0])[1]
 
     def _rows(
