@@ -2,6 +2,7 @@
 
 Command: OMP_NUM_THREADS=1 python -m benchmarks.autocompress run --case digits-lenet --seeds 0 1 2
          OMP_NUM_THREADS=1 python -m benchmarks.autocompress run --case digits-lenet --arms uniform oto --share 25%
+         OMP_NUM_THREADS=1 python -m benchmarks.autocompress latency
          python -m benchmarks.autocompress report
 Result:  benchmarks/results/autocompress/CASE_ARM_SHARE_SEED.json, one file a run; report.json
 
@@ -23,14 +24,18 @@ Arms, all from the same trained dense network of that seed, each with the same e
   `full` may use; channels only, so that its counted parameters are all computed.
 
 Accuracy on the held-out part decides inside the method; "test" decides nothing. A run that was killed goes on where it
-was; a finished one is not repeated. `search` compares the annealing with random points on quick evaluations.
+was; a finished one is not repeated. `search` compares the annealing with random points on quick evaluations; `latency`
+measures untrained networks of full width in `channels` (what a layer's numbers are has no influence on its time), in
+PyTorch and ONNX Runtime, dense and compact in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,17 +45,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from benchmarks.oto_networks import vgg16_bn
 from benchmarks.reference_speed import processor
+from latency_tables.measure import open_session, visit_ms
+from latency_tables.profiler import timed_pass
 from pruning.admm import AdmmSettings
 from pruning.annealing import Annealing, AnnealingSettings
+from pruning.artefact import save_compact
 from pruning.autocompress import Progress, auto_compress
 from pruning.compression_settings import CompressionSettings
-from pruning.construct import construct_subnet
+from pruning.construct import construct_kept, construct_subnet
 from pruning.groups import ZeroInvariantGroups
 from pruning.loops import Epoch, ImageLoop, reestimate_norms
+from pruning.plan import Plan
 from pruning.rates import Rates
+from pruning.selftest import telling_copy
 from pruning.training import PruningSettings, train_and_prune
 from pruning.weights import WeightMatrices, energies_of
 from supernet.evaluation import standard_error
@@ -181,12 +192,16 @@ def main() -> None:
         own.add_argument("--share", help="of the parameters; default: the case's")
         if name == "run":
             own.add_argument("--arms", nargs="+", choices=ARMS, default=["full"])
+    commands.add_parser("latency")
     commands.add_parser("report")
     arguments = parser.parse_args()
     if arguments.command == "report":
         report()
         return
     torch.set_num_threads(1)
+    if arguments.command == "latency":
+        latency()
+        return
     case = CASES[arguments.case]
     data = limited(load_data(case.data, root=arguments.data_root, download=arguments.download), case.train_limit)
     share = arguments.share or case.share
@@ -386,9 +401,55 @@ def compare_searches(name: str, case: Case, data: ImageData, net: nn.Module, sha
     )
 
 
+def latency(turns: int = 15) -> None:
+    """Medians over turns of the quickest of a few passes, dense and compact one after the other, batch of one."""
+    rows: list[dict[str, Any]] = []
+    for name, plain in (("vgg16_bn", vgg16_bn(1.0)), ("resnet18", models.resnet18(num_classes=10))):
+        example = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        net = telling_copy(plain, [example]).eval()  # an untrained network's outputs hardly depend on its input
+        groups = ZeroInvariantGroups(net, example)
+        matrices = WeightMatrices(groups)
+        full = groups.count()
+        for share in (0.5, 0.25, 0.125):
+            rates = Rates(matrices, {"macs": share * full.macs}, "channels")
+            energies = energies_of(matrices.matrices(dict(net.named_parameters())))
+            kept = matrices.project(energies, rates.counts(rates.uniform()), "channels")
+            masked = copy.deepcopy(net)
+            matrices.apply(masked, kept)
+            compact, plan = construct_kept(masked, groups, kept.units)
+            ms = _alternating({"dense": net, "compact": compact}, plan, example, turns)
+            row = {"network": name, "macs_left": plan.macs / full.macs, "error": plan.error, "signal": plan.signal}
+            for runtime in ("torch", "onnxruntime"):
+                dense_ms, own = ms["dense", runtime], ms["compact", runtime]
+                row |= {f"{runtime}_dense_ms": dense_ms, f"{runtime}_compact_ms": own}
+                row[f"{runtime}_share_of_the_macs_cut"] = (1 - own / dense_ms) / (1 - plan.macs / full.macs)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_json(RESULTS / "latency.json", {"rows": rows, "turns": turns, "machine": machine()})
+
+
+def _alternating(nets: dict[str, nn.Module], plan: Plan, example: Tensor, turns: int) -> dict[tuple[str, str], float]:
+    images = example[:1]
+    times: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {}
+        for name, net in nets.items():
+            save_compact(Path(folder) / name, net, plan, example, formats=["onnx"])
+            sessions[name] = open_session(str(Path(folder) / name / "model.onnx"), 1)
+        for _ in range(turns):
+            for name, net in nets.items():
+                with torch.inference_mode():
+                    passes = [sum(np.diff(timed_pass([net], images))) / 1e6 for _ in range(6)]
+                times.setdefault((name, "torch"), []).append(min(passes))
+                times.setdefault((name, "onnxruntime"), []).append(min(visit_ms(sessions[name], images.numpy())))
+    return {key: float(np.median(own)) for key, own in times.items()}
+
+
 def report() -> None:
     """Every case, share and arm over its seeds."""
-    runs = [read_json(path) for path in sorted(RESULTS.glob("*.json")) if path.name != "report.json"]
+    runs = [
+        read_json(path) for path in sorted(RESULTS.glob("*.json")) if path.name not in ("report.json", "latency.json")
+    ]
     rows: dict[str, Any] = {}
     for run in runs:
         if "outcome" in run:
