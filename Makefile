@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test serve lint clean
+.PHONY: demo test serve lint browser clean
 
 demo: $(VENV)/.installed
 	rm -rf demo-output
@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	$(BIN)/onceforall serve --data-dir demo-output/service
 
-test: lint
+test: lint browser
 	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
@@ -21,6 +21,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+browser: # for the tests of the pages, which are skipped without it; installed where that needs nobody's password
+	@for name in chromium chromium-browser google-chrome-stable google-chrome; do \
+	command -v $$name >/dev/null && exit 0; done; \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
+	echo "no Chromium, and none could be installed: the tests of the pages in a browser will be skipped"
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.11 ...")'

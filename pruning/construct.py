@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 
 from pruning.compact_modules import cut_modules, settings_after
 from pruning.compact_program import at_least_two, cut_program
-from pruning.partition import Partition, joined_masks
+from pruning.costs import joined_masks
+from pruning.partition import Partition
 from pruning.plan import Plan
 from pruning.trace import copy_of, evaluating
 from pruning.units import Masks
@@ -100,7 +101,7 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
             continue
         cost, full = groups.count(kept), groups.count()
         if form == "modules":
-            _as_modes(model, new)
+            new.eval()
         plan = Plan(
             tensors, attributes, form, {g.name: int(k.sum()) for g, k in zip(groups.sets, kept, strict=True)},
             cost.macs, cost.params, full.macs, full.params, found.error, found.signal,
@@ -175,11 +176,6 @@ def _doubled(inputs: Sequence[Any]) -> tuple[Any, ...]:
         return item.double() if isinstance(item, Tensor) and item.is_floating_point() else item
 
     return tuple(pytree.tree_map(double, tuple(inputs)))
-
-
-def _as_modes(model: nn.Module, new: nn.Module) -> None:
-    for module in new.modules():
-        module.training = False
 
 
 def _inputs(partition: Partition, keep: NDArray[np.bool_]) -> dict[str, tuple[int, bool]]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning import report
-from pruning.partition import Partition, joined_masks, partition
+from pruning.costs import joined_masks
+from pruning.partition import Partition, partition
 from pruning.selftest import SelfTest, self_test
 from pruning.trace import record
 from pruning.units import Cost, Masks, UnitSet, all_kept, parameters_by_name, zero_units, zeroed_units

@@ -13,16 +13,22 @@ from service.api import (
     devices,
     jobs,
     latency_tables,
+    openapi,
     operations,
+    pareto_fronts,
     problems,
     subnet_requests,
     subnets,
     supernets,
 )
+from service.api.access import Access
+from service.api.downloads import Checked
 from service.api.guards import Guards
+from service.api.rendered import Rendered
 from service.api.request_log import RequestLog
 from service.context import Context
 from service.folder import DataFolder
+from service.health import Readiness
 from service.jobs import DbosJobEngine
 from service.metrics import Metrics, package_version
 from service.searches import Searches
@@ -36,10 +42,8 @@ def create_app(settings: Settings) -> FastAPI:
     """The service as an ASGI application; its jobs run while it is served.
 
     Raises:
-        ConfigError: the address may not be served.
         StorageError: the data folder cannot be written.
     """
-    settings.check_address()
     context = create_context(settings)
     app = FastAPI(
         title="onceforall",
@@ -48,21 +52,30 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
         lifespan=_lifespan,
     )
     app.state.context = context
     app.state.event_streams = 0
+    app.state.stopping = lambda: False
+    app.state.readiness = Readiness(context)
     app.state.metrics = Metrics(context.database)
     app.state.metrics.event_streams.set_function(lambda: app.state.event_streams)
+    app.state.rendered = Rendered()
+    app.state.threads = subnet_requests.Threads()
+    app.state.checked = Checked()
     problems.install(app)
+    openapi.install(app)
     api = APIRouter(prefix=API)
-    for module in (supernets, devices, latency_tables, subnet_requests, subnets, jobs):
+    for module in (supernets, devices, latency_tables, subnet_requests, subnets, pareto_fronts, jobs):
         api.include_router(module.router)
     app.include_router(api)
     app.include_router(operations.router)
     page.install(app)
     local = frozenset({"localhost", "127.0.0.1", "::1", settings.host})
-    app.add_middleware(Guards, body_limit=_body_limit(settings), hosts=None if settings.public else local)
+    app.add_middleware(Access, settings=settings, database=context.database)
+    hosts = local if settings.loopback and not settings.public else None
+    app.add_middleware(Guards, settings=settings, body_limit=_body_limit(settings), hosts=hosts)
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added is the outermost
     return app
 

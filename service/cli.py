@@ -9,16 +9,21 @@ from typing import Annotated
 import typer
 
 from service.commands.auto_compress import auto_compress
+from service.commands.backup import backup, restore
 from service.commands.demo import demo
 from service.commands.export import export
 from service.commands.extract import evaluate, extract
 from service.commands.front import front
 from service.commands.import_ofa import import_ofa
+from service.commands.keys import keys
 from service.commands.predictor import predictor
 from service.commands.profile import profile
 from service.commands.prune import prune
+from service.commands.request import request
 from service.commands.search import search
 from service.commands.serve import serve
+from service.commands.settings import settings
+from service.commands.storage import storage
 from service.commands.tables import tables
 from service.commands.train import train
 from service.commands.worker import worker
@@ -31,11 +36,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, evaluate, predictor, profile, search, front, extract, export, import_ofa, serve, worker, demo):
+for command in (
+    *(train, evaluate, predictor, profile, search, front, extract, export, import_ofa),
+    *(serve, worker, request, settings, backup, restore, demo),
+):
     app.command()(command)
 app.add_typer(tables, name="tables")
 prune.command("auto-compress")(auto_compress)
 app.add_typer(prune, name="prune")
+app.add_typer(storage, name="storage")
+app.add_typer(keys, name="keys")
 
 
 def _version(wanted: bool) -> None:

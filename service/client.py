@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +14,11 @@ from typing import Any, Self
 import httpx
 
 from latency_tables import Budget
+from latency_tables.formats import ofa_yaml
 from service.api import API
 from service.domain import is_digest
 from service.runs import PARTS
+from supernet.arch import SubnetConfig
 from supernet.errors import CheckpointError, OnceForAllError, TableError
 from supernet.files import atomic_path, sha256_file
 
@@ -25,6 +29,8 @@ _FORMATS = {
     ".csv": "text/csv",
 }
 Json = dict[str, Any]
+_PATIENCE_S = 60.0
+_RETRY_S = 1.0
 
 
 class ServiceError(OnceForAllError):
@@ -46,12 +52,18 @@ class Client:
 
     Args:
         url: of the service, such as ``http://127.0.0.1:8000``.
+        key: of the service, where it needs one; None: that of the variable ONCEFORALL_KEY, if it is set.
         timeout_s: seconds to wait for an answer.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 120.0) -> None:
+    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 120.0) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False)
+        key = os.environ.get("ONCEFORALL_KEY") if key is None else key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ServiceError(f"{url[:80]!r} is no address of a service, or the key is none ({error})") from None
 
     def __enter__(self) -> Self:
         return self
@@ -97,43 +109,86 @@ class Client:
         body = {"hardware": hardware, "runtime": runtime, "precision": precision, "threads": threads, "batch": batch}
         return self._call("POST", "/devices", json={"name": name, **body})
 
+    def list_devices(self) -> Iterator[Json]:
+        """All devices by name."""
+        return self._listed("/devices")
+
     def upload_table(self, device: str, path: str | Path, *, dry_run: bool = False) -> Json:
-        """Upload a latency table (.json, .yaml, .csv) as the device's next version; the answer states its coverage.
+        """Upload a latency table as the device's next version; the answer states its coverage.
+
+        Args:
+            device: name of the device.
+            path: .json, .yaml or .csv; or a folder (or file) of MIT's ofa package.
+            dry_run: report only.
 
         Raises:
             TableError: the file cannot be read.
             ServiceError: the service refuses it.
         """
         path = Path(path)
+        address, params = f"/devices/{device}/latency-tables", {"dry_run": str(dry_run).lower()}
+        if ofa_yaml.is_for(path):
+            paths = sorted(path.glob("*_lookup_table.y*ml")) if path.is_dir() else [path]
+            files = [("file", (one.name, _read(one, device))) for one in paths]
+            return self._call("POST", address, params=params, files=files)
         media_type = _FORMATS.get(path.suffix.lower())
         if media_type is None:
             raise ServiceError(
                 f"{str(path)!r} is no latency table; allowed endings: {', '.join(_FORMATS)}; make such a file with:"
                 " onceforall tables convert"
             )
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise TableError(
-                f"cannot read latency table {str(path)!r}: {error.strerror}; check the path, or measure one with:"
-                f" onceforall profile RUN_FOLDER --device {device} --out FILE"
-            ) from None
-        return self._call(
-            "POST",
-            f"/devices/{device}/latency-tables",
-            params={"dry_run": str(dry_run).lower()},
-            content=content,
-            headers={"Content-Type": media_type},
-        )
+        content = _read(path, device)
+        return self._call("POST", address, params=params, content=content, headers={"Content-Type": media_type})
 
-    def ask(self, supernet: str, budget: Budget | str, *, seed: int = 0) -> Json:
-        """Ask for the best subnet within a budget and do not wait: the request, with its `job` and, if known, `subnet`.
+    def list_tables(self, device: str) -> Iterator[Json]:
+        """A device's latency tables, newest first."""
+        return self._listed(f"/devices/{device}/latency-tables")
+
+    def table(self, table_id: str) -> Json:
+        """A latency table: its version, rows, missing rows and provenance."""
+        return self._call("GET", f"/latency-tables/{table_id}")
+
+    def delete_table(self, table_id: str) -> None:
+        """Remove a latency table that has missing rows or that no request was priced with."""
+        self._call("DELETE", f"/latency-tables/{table_id}")
+
+    def estimate(self, table_id: str, configs: Sequence[Mapping[str, Any] | SubnetConfig]) -> list[Json]:
+        """Latencies of given subnets by a table, ms, each with its layers' shares."""
+        subnets = [config.to_dict() if isinstance(config, SubnetConfig) else dict(config) for config in configs]
+        items: list[Json] = self._call("POST", f"/latency-tables/{table_id}/estimate", json={"subnets": subnets})[
+            "items"
+        ]
+        return items
+
+    def ask(
+        self,
+        supernet: str,
+        budget: Budget | str,
+        *,
+        seed: int = 0,
+        formats: Sequence[str] = (),
+        wait_s: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Json:
+        """Ask for the best subnet within a budget: the request, with its `job` and, if known, `subnet`.
+
+        Args:
+            supernet: its name or id.
+            budget: for example ``"macs<=3M, latency_ms@note10<=20"``.
+            seed: of the search.
+            formats: ``onnx`` and ``pt2``, besides safetensors.
+            wait_s: seconds that the service may wait for the job before it answers; None: not at all.
+            idempotency_key: the service refuses to take it for another request.
 
         Raises:
             ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`.
         """
         limits = (Budget.parse(budget) if isinstance(budget, str) else budget).to_dict()
-        return self._call("POST", "/subnet-requests", json={"supernet": supernet, "constraints": limits, "seed": seed})
+        headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        body = {"supernet": supernet, "constraints": limits, "seed": seed, "formats": list(formats)}
+        return self._call("POST", "/subnet-requests", json=body, headers=headers)
 
     def request_subnet(
         self,
@@ -141,14 +196,16 @@ class Client:
         budget: Budget | str,
         *,
         seed: int = 0,
+        formats: Sequence[str] = (),
         on_progress: Callable[[str, float], None] | None = None,
     ) -> Json:
-        """Ask for the best subnet within a budget and wait for it.
+        """Ask for the best subnet within a budget and wait for it, and for the formats.
 
         Args:
             supernet: its name or id.
             budget: for example ``"macs<=3M, latency_ms@note10<=20"``.
             seed: of the search.
+            formats: ``onnx`` and ``pt2``, besides safetensors.
             on_progress: called as (stage, fraction in [0, 1]) while waiting.
 
         Returns:
@@ -157,10 +214,12 @@ class Client:
         Raises:
             ServiceError: as `ask`; or the job failed or was cancelled.
         """
-        request = self.ask(supernet, budget, seed=seed)
-        if request["subnet"] is None:
-            job = request["job"]
-            for job in self.follow(request["id"]):
+        for _ in range(2):  # the second time for formats, where the job had begun without them
+            request = self.ask(supernet, budget, seed=seed, formats=formats)
+            there = request["subnet"] and {file["format"] for file in request["subnet"]["files"]}
+            if there and there.issuperset(formats):
+                break
+            for job in self.follow(request["job"]["id"]):
                 if on_progress is not None:
                     on_progress(job["stage"], job["fraction"])
             if job["state"] != "succeeded":
@@ -171,17 +230,43 @@ class Client:
         return subnet
 
     def follow(self, job_id: str) -> Iterator[Json]:
-        """The job at every change, until it has ended."""
-        try:
-            with self._http.stream("GET", f"{API}/jobs/{job_id}/events") as response:
-                if response.is_error:
-                    response.read()
-                    raise _refusal(response)
-                for line in response.iter_lines():
-                    if line.startswith("data:"):
-                        yield json.loads(line.removeprefix("data:"))
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+        """The job at every change, until it has ended; goes on when a service that was restarted answers again.
+
+        Raises:
+            ServiceError: no such job; or no answer, for `_PATIENCE_S` where there were answers before.
+        """
+        last: Json | None = None
+        silent_since: float | None = None
+        while True:
+            try:
+                for job in self._events(job_id):
+                    silent_since = None
+                    if job != last:
+                        last = job
+                        yield job
+                    if job["state"] not in ("queued", "running"):
+                        return
+                refusal = ServiceError(
+                    f"{self.url} ended the events of job {job_id[:12]} before the job did; ask again"
+                )
+            except httpx.HTTPError as error:
+                refusal = self._unreachable(error)
+            except ServiceError as error:
+                refusal = error
+            now = time.monotonic()
+            silent_since = silent_since or now
+            if last is None or 0 < refusal.status < 500 or now - silent_since > _PATIENCE_S:
+                raise refusal
+            time.sleep(_RETRY_S)
+
+    def _events(self, job_id: str) -> Iterator[Json]:
+        with self._http.stream("GET", f"{API}/jobs/{job_id}/events") as response:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    yield json.loads(line.removeprefix("data:"))
 
     def job(self, job_id: str) -> Json:
         """A job."""
@@ -195,18 +280,62 @@ class Client:
         """Forget a supernet (by name or id) and its files; its subnets stay."""
         self._call("DELETE", f"/supernets/{supernet}")
 
+    def list_supernets(self) -> Iterator[Json]:
+        """All supernets, newest first."""
+        return self._listed("/supernets")
+
+    def space(self, supernet: str) -> Json:
+        """The elastic dimensions of a supernet."""
+        return self._call("GET", f"/supernets/{supernet}/space")
+
+    def list_jobs(self, **filters: str) -> Iterator[Json]:
+        """Jobs, newest first; `state` leaves out the others."""
+        return self._listed("/jobs", **filters)
+
     def list_subnets(self, **filters: str | float) -> Iterator[Json]:
-        """All subnets that pass the filters, such as ``**{"macs.lte": 3e6, "sort": "-accuracy"}``."""
-        cursor: dict[str, str] = {}
+        """All subnets that pass the filters, such as ``**{"macs.lte": 3e6, "sort": "-accuracy"}``, without cards."""
+        return self._listed("/subnets", **filters)
+
+    def subnet(self, subnet_id: str) -> Json:
+        """A subnet, with its card."""
+        return self._call("GET", f"/subnets/{subnet_id}")
+
+    def front(
+        self, supernet: str, *, device: str | None = None, metric: str | None = None, wait_s: float = 600.0
+    ) -> Json:
+        """The front of a supernet's predicted accuracy against a cost; `points` are its subnets, best first.
+
+        Args:
+            supernet: its name or id.
+            device: whose latency it is about; None: a cost that depends on no device.
+            metric: such as ``macs``; None: latency on the device, or MACs without one.
+            wait_s: seconds to wait for the job that searches it.
+
+        Raises:
+            ServiceError: refused, the job failed, or it took longer.
+        """
+        chosen = {"supernet": supernet, "device": device, "metric": metric}
+        params = {name: value for name, value in chosen.items() if value is not None}
+        deadline = time.monotonic() + wait_s
         while True:
-            page = self._call("GET", "/subnets", params={**filters, **cursor})
-            yield from page["items"]
-            if page["next_cursor"] is None:
-                return
-            cursor = {"cursor": page["next_cursor"]}
+            found = self._call("GET", "/pareto-fronts", params=params, headers={"Prefer": "wait=20"})
+            if found["points"] is not None:
+                return found
+            job = found["job"]
+            if job["state"] in ("failed", "cancelled"):
+                raise ServiceError((job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}"))
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the front was not there after {wait_s:g} s; ask again later")
+
+    def version(self) -> Json:
+        """Name and version of the service."""
+        try:
+            return dict(self._http.get("/version").raise_for_status().json())
+        except (httpx.HTTPError, ValueError) as error:
+            raise ServiceError(f"no service of ours answers at {self.url}: {error}; check the address") from error
 
     def download(self, subnet_id: str, folder: str | Path) -> list[Path]:
-        """Write a subnet's three files into `folder`, each whole and checked against its digest, or not at all.
+        """Write a subnet's files into `folder`, each whole and checked against its digest, or not at all.
 
         Raises:
             ServiceError: no such subnet, or the connection broke.
@@ -224,6 +353,15 @@ class Client:
                     raise CheckpointError(f"{str(path)!r} was altered on its way; download it again")
             paths.append(path)
         return paths
+
+    def _listed(self, path: str, **filters: str | float) -> Iterator[Json]:
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._call("GET", path, params={**filters, **cursor})
+            yield from page["items"]
+            if page["next_cursor"] is None:
+                return
+            cursor = {"cursor": page["next_cursor"]}
 
     def _fetch(self, url: str, path: Path) -> None:
         try:
@@ -251,6 +389,16 @@ class Client:
             f"no answer from {self.url}: {str(error) or type(error).__name__}; check the address,"
             " or start it with: onceforall serve"
         )
+
+
+def _read(path: Path, device: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TableError(
+            f"cannot read latency table {str(path)!r}: {error.strerror}; check the path, or measure one with:"
+            f" onceforall profile RUN_FOLDER --device {device} --out FILE"
+        ) from None
 
 
 def _refusal(response: httpx.Response) -> ServiceError:

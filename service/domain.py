@@ -233,6 +233,67 @@ class SubnetRecord:
     created_at: str
 
 
+@dataclass(frozen=True)
+class FrontSpec:
+    """Everything that decides a front of predicted accuracy against one cost; equal specs are one job and one front.
+
+    Attributes:
+        supernet: id of the supernet.
+        metric: the cost, as budgets name it: ``macs``, ``latency_ms``.
+        device: of a latency; None otherwise.
+        table: id of the device's latency table; None otherwise.
+        population, generations, seed: of the search.
+    """
+
+    supernet: str
+    metric: str
+    device: str | None
+    table: str | None
+    population: int
+    generations: int
+    seed: int = 0
+
+    @property
+    def cost(self) -> str:
+        """The metric as searches name it, such as ``latency_ms@note10``."""
+        return self.metric if self.device is None else f"{self.metric}@{self.device}"
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """Device -> id of its latency table."""
+        return {} if self.device is None or self.table is None else {self.device: self.table}
+
+    @property
+    def digest(self) -> str:
+        """The front's id and its job's id."""
+        return digest_of({"front": self.to_dict()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"format": 1, **vars(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FrontSpec:
+        """The inverse of `to_dict`."""
+        return cls(**{name: value for name, value in data.items() if name != "format"})
+
+
+@dataclass(frozen=True)
+class FrontRecord:
+    """A front that was searched.
+
+    Attributes:
+        id: digest of its spec; also the id of its job.
+        spec: what decided it.
+        content: the front as `search.ParetoFront` writes it.
+    """
+
+    id: str
+    spec: FrontSpec
+    content: StoredFile
+    created_at: str
+
+
 class JobState(StrEnum):
     """Where a job stands."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supernet.errors import OnceForAllError
+from supernet.errors import CheckpointError, OnceForAllError
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class NotFoundError(OnceForAllError):
 
 class ConflictError(OnceForAllError):
     """The request contradicts what is stored."""
+
+
+class DamagedError(CheckpointError):
+    """A stored file is gone or was altered: a fault of the service, whatever was asked."""
 
 
 class BusyError(OnceForAllError):

@@ -4,32 +4,54 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from sqlalchemy.orm import Session
 
 from latency_tables import Budget, Provenance, macs, measure_module_ms, params, this_machine
 from latency_tables.counter import counted_macs
 from search import Candidate
-from service import tables
+from service import exports, fronts, requests
 from service.cards import count_params, describe, measured_part
-from service.domain import Latency, SubnetRecord, SubnetRequest, SupernetRecord, digest_of, utc_now
+from service.domain import (
+    FrontRecord,
+    FrontSpec,
+    Latency,
+    StoredFile,
+    SubnetRecord,
+    SubnetRequest,
+    SupernetRecord,
+    digest_of,
+    utc_now,
+)
 from service.errors import NotFoundError
 from service.folder import temporary_folder
-from service.requests import MAKE_SUBNET
 from service.searches import Searches
 from service.settings import Settings
 from service.storage import devices, staging, subnets
+from service.storage import fronts as front_rows
 from service.storage.artifacts import open_artifacts, stored_file
 from service.storage.database import Database
-from supernet.errors import CheckpointError, ConfigError, one_of
+from supernet.errors import CheckpointError, ConfigError, ExportError, one_of
 from supernet.evaluation import MeasuredSubnet, measure_subnet
+from supernet.export import SUFFIXES, export_network, subnet_metadata
 from supernet.images import ImagePack
 from supernet.network import Subnet, Supernet
 from supernet.runs import RunFolder
-from supernet.subnet_file import CARD, CONFIG, WEIGHTS, load_subnet, save_subnet
+from supernet.subnet_file import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    load_centre_share,
+    load_class_names,
+    load_normalisation,
+    load_subnet,
+    save_subnet,
+)
 
 _TRIES, _PAUSE_S, _NEAR = 6, 0.25, 1.1
 Progress = Callable[[str, float], None]
@@ -63,17 +85,30 @@ class Workshop:
         Raises:
             OnceForAllError: it cannot be done.
         """
-        if kind != MAKE_SUBNET:
-            raise ConfigError(one_of("kind of job", kind, [MAKE_SUBNET]))
-        return self._make_subnet(payload["request"], progress, executor)
+        match kind:
+            case requests.MAKE_SUBNET:
+                return self._make_subnet(payload["request"], progress, executor)
+            case exports.EXPORT_SUBNET:
+                return self._export(payload["subnet"], payload["formats"], progress, executor)
+            case fronts.FIND_FRONT:
+                return self._find_front(FrontSpec.from_dict(payload["spec"]), progress, executor)
+        raise ConfigError(one_of("kind of job", kind, [requests.MAKE_SUBNET, exports.EXPORT_SUBNET, fronts.FIND_FRONT]))
 
     def _make_subnet(self, request_id: str, progress: Progress, executor: str) -> dict[str, Any]:
         with self._database.session() as session:
             request = subnets.get_request(session, request_id)
         if request is None:
             raise NotFoundError(f"subnet request {request_id[:12]} is gone; send it again")
-        if request.subnet_id is not None:  # by a host that died before it could say so
-            return {"subnet": request.subnet_id}
+        subnet_id = request.subnet_id  # there already where a host died before it could say so
+        if subnet_id is None:
+            subnet_id = self._make(request, progress, executor)
+        with self._database.session() as session:  # now, since formats may have been asked for meanwhile
+            formats = subnets.formats_wanted(session, request_id)
+        if formats:
+            self._export(subnet_id, formats, lambda stage, done: progress(stage, 0.95 + 0.05 * done), executor)
+        return {"subnet": subnet_id}
+
+    def _make(self, request: SubnetRequest, progress: Progress, executor: str) -> str:
         progress("opening the supernet", 0.02)
         record, run, supernet, pack = self._supernet(request.spec.supernet)
         search = self._searches.open(request.spec)
@@ -101,32 +136,93 @@ class Workshop:
             _verify(folder, measured.subnet, candidate)
             progress("storing", 0.95)
             files = {format: stored_file(folder / name, name=name) for format, name in _FILES.items()}
-            ticket = staging.note(self._database, [file.sha256 for file in files.values()], process=executor)
-            for file in files.values():
-                self._artifacts.put_file(folder / file.name, name=file.name)
-        finished = SubnetRecord(
-            id=digest_of({"request": request.id, "config": candidate.config.digest}),
-            request_id=request.id,
-            supernet_id=record.id,
-            space=record.space,
-            config=candidate.config.to_dict(),
-            config_digest=candidate.config.digest,
-            predicted_accuracy=candidate.predicted_accuracy,
-            accuracy=measured.accuracy,
-            macs=card["measured"]["macs"],
-            params=card["measured"]["params"],
-            latencies=latencies,
-            card=card,
-            files=files,
-            created_at=utc_now(),
-        )
+            finished = SubnetRecord(
+                id=digest_of({"request": request.id, "config": candidate.config.digest}),
+                request_id=request.id,
+                supernet_id=record.id,
+                space=record.space,
+                config=candidate.config.to_dict(),
+                config_digest=candidate.config.digest,
+                predicted_accuracy=candidate.predicted_accuracy,
+                accuracy=measured.accuracy,
+                macs=card["measured"]["macs"],
+                params=card["measured"]["params"],
+                latencies=latencies,
+                card=card,
+                files=files,
+                created_at=utc_now(),
+            )
+            self._store(folder, files, executor, lambda session: subnets.add_subnet(session, finished))
+        return finished.id
+
+    def _store(
+        self, folder: Path, files: Mapping[str, StoredFile], executor: str, insert: Callable[[Session], bool]
+    ) -> None:
+        """Store files and, in one transaction, the row that names them.
+
+        Args:
+            folder: where they are, under their names.
+            files: to store.
+            executor: id of the job host.
+            insert: inserts the row; False where another host was quicker, whose files are then kept, not these.
+        """
+        ticket = staging.note(self._database, [file.sha256 for file in files.values()], process=executor)
+        for file in files.values():
+            self._artifacts.put_file(folder / file.name, name=file.name)
         with self._database.session(exclusive=True) as session:
-            new = subnets.add_subnet(session, finished)
+            new = insert(session)
             if new:
                 staging.settle(session, ticket)
-        if not new:  # another host was quicker, and its files are the subnet's
+        if not new:
             staging.sweep(self._database, self._artifacts, tickets=[ticket])
-        return {"subnet": finished.id}
+
+    def _export(self, subnet_id: str, formats: Sequence[str], progress: Progress, executor: str) -> dict[str, Any]:
+        """Make the formats that a subnet lacks, from its stored files; each has a file once, and for good."""
+        with self._database.session() as session:
+            record = subnets.get_subnet(session, subnet_id)
+        if record is None:
+            raise NotFoundError(f"subnet {subnet_id[:12]} was deleted; ask for it again")
+        made = {}
+        with temporary_folder(self._settings.cache_dir, "subnet") as folder:
+            for format, name in _FILES.items():
+                self._artifacts.copy_to(record.files[format].sha256, folder / name)
+            network = load_subnet(folder)
+            metadata = subnet_metadata(
+                network,
+                normalisation=load_normalisation(folder),
+                class_names=load_class_names(folder),
+                centre_share=load_centre_share(folder),
+            )
+            lacking = exports.lacking(record, formats)
+            for number, format in enumerate(lacking):
+                progress(f"making {format}", number / len(lacking))
+                kind = exports.MADE_ON_DEMAND[format]
+                path = folder / f"subnet{SUFFIXES[kind]}"
+                try:
+                    export_network(network, path, format=kind, dynamic_batch=True, metadata=metadata)
+                except ExportError as error:  # without this host's folder
+                    raise ExportError(str(error).replace(f"{folder}/", "")) from error
+                file = stored_file(path, name=path.name)
+                insert = partial(subnets.add_file, subnet_id=subnet_id, format=format, file=file)
+                self._store(folder, {format: file}, executor, insert)
+                made[format] = file.sha256
+        return {"subnet": subnet_id, "files": made}
+
+    def _find_front(self, spec: FrontSpec, progress: Progress, executor: str) -> dict[str, Any]:
+        progress("opening the predictor", 0.02)
+        search = self._searches.front(spec)
+
+        def searching(done: int, total: int) -> None:
+            if done % 10 == 0:
+                progress("searching", 0.05 + 0.9 * done / total)
+
+        found = search.run(searching)
+        with temporary_folder(self._settings.cache_dir, "subnet") as folder:
+            found.save(folder / "front.json")
+            content = stored_file(folder / "front.json", name="front.json")
+            record = FrontRecord(spec.digest, spec, content, utc_now())
+            self._store(folder, {"front": content}, executor, lambda session: front_rows.add(session, record))
+        return {"front": spec.digest, "subnets": len(found)}
 
     def _supernet(self, supernet_id: str) -> tuple[SupernetRecord, RunFolder, Supernet, ImagePack]:
         record, folder = self._searches.supernet(supernet_id)
@@ -141,7 +237,7 @@ class Workshop:
             with self._database.session() as session:
                 record = devices.get_table(session, table_id)
             assert record is not None
-            provenance = tables.load(self._artifacts, record).provenance
+            provenance = self._searches.table(record).provenance
             measured_ms = None
             batch, threads = provenance.batch, provenance.threads
             if batch is not None and threads is not None and _measured_here(provenance):

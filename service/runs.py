@@ -13,7 +13,7 @@ from service.context import Context
 from service.domain import SupernetRecord, canonical_json, digest_of, utc_now
 from service.errors import ConflictError, Fault, FaultsError, NotFoundError
 from service.folder import temporary_folder
-from service.storage import staging, subnets, supernets
+from service.storage import fronts, staging, subnets, supernets
 from service.storage.artifacts import CHUNK, ArtifactStore, stored_file
 from service.tensorfile import check_tensor_file
 from service.verify import verify_run
@@ -132,8 +132,20 @@ def check_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{PARTS[part]} has SHA-256 {found[:12]}..., its description says {str(expected)[:12]}...: it is"
                 " truncated, altered, or of another run; upload the files of one run as they were written"
             )
-        check_tensor_file(path, name=PARTS[part])
+        tensors = check_tensor_file(path, name=PARTS[part])
+        if part == "weights":
+            _check_classifier(tensors, manifest["num_classes"])
     return manifest, predictor
+
+
+def _check_classifier(tensors: Mapping[str, tuple[str, tuple[int, ...]]], num_classes: int) -> None:
+    """Refuse a number of classes that no tensor has, before torch makes a network of that size to compare with."""
+    shape = next((shape for name, (_, shape) in tensors.items() if name.endswith("classifier.linear.bias")), None)
+    if shape != (num_classes,):
+        raise CheckpointError(
+            f"{PARTS['weights']}: its classifier has the shape {shape}, manifest.json says {num_classes} classes;"
+            " upload the files of one run as they were written"
+        )
 
 
 def delete(context: Context, supernet_id: str) -> None:
@@ -150,7 +162,8 @@ def delete(context: Context, supernet_id: str) -> None:
         if any(spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session)):
             raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
         supernets.delete(session, record.id)
-        ticket = staging.leave(session, {file.sha256 for file in record.files.values()})
+        lost = {file.sha256 for file in record.files.values()} | fronts.delete_of(session, record.id)
+        ticket = staging.leave(session, lost)
     staging.sweep(context.database, context.artifacts, tickets=[ticket])
     shutil.rmtree(context.settings.cache_dir / record.id, ignore_errors=True)
 

@@ -13,10 +13,9 @@ import uvicorn
 
 from service.app import create_app
 from service.context import Context
+from service.protocol import CappedProtocol
 from service.settings import Settings
 from supernet.errors import ConfigError
-
-_GRACE_S = 3
 
 
 def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> None:
@@ -27,7 +26,7 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
         on_ready: called once with the URL, when requests are answered.
 
     Raises:
-        ConfigError: the port is in use, the address is not this machine's, or it may not be served without keys.
+        ConfigError: the port is in use, the address is not this machine's, or is unknown.
         RunBusyError: another service is at work in the same data folder.
         StorageError: the data folder cannot be written.
     """
@@ -72,7 +71,6 @@ def prepare(settings: Settings) -> tuple[Server, socket.socket, str]:
     Raises:
         ConfigError, RunBusyError, StorageError: as `run`.
     """
-    settings.check_address()
     listener = _listen(settings)
     try:
         app = create_app(settings)
@@ -83,10 +81,17 @@ def prepare(settings: Settings) -> tuple[Server, socket.socket, str]:
         raise
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, server_header=False
+        app,
+        http=CappedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=settings.stop_grace_s,
+        server_header=False,
     )
     server = Server(config)
     server.context = context
+    app.state.stopping = lambda: server.should_exit
     return server, listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 

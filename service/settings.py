@@ -26,14 +26,20 @@ class Settings(BaseSettings):
         database_url: ``postgresql://user:password@host/name`` for several processes; None: SQLite in `data_dir`.
         artifact_url: ``s3://bucket/prefix`` (server and keys by the AWS_* variables), or ``file:///folder``; None: a
             folder in `data_dir`.
-        host: address to listen on. Without keys only a loopback address is served, unless `public` is set.
+        host: address to listen on. On a loopback address a key is optional, on any other one required.
         port: TCP port; 0 for any free one.
-        public: whether an address that other machines can reach may be served without keys.
+        public: ask nobody for a key, whatever the address: for a service behind a proxy that does.
         max_body_bytes: cap on a JSON body.
         max_table_bytes: cap on an uploaded latency table.
         max_upload_bytes: cap on an uploaded run, all files together.
         max_active_jobs: jobs that may wait or run; one more answers 429.
-        max_event_streams: open event streams; one more answers 429.
+        max_event_streams: open event streams, and requests that wait for a job; one more answers 429.
+        max_requests: requests that are served at a time; one more answers 429.
+        max_wait_s: cap on `Prefer: wait`, seconds.
+        body_timeout_s: seconds that a body may take, besides a second for each `body_bytes_per_s`.
+        body_bytes_per_s: how slowly a body may come, bytes a second.
+        requests_per_minute: of one key, where the key has no cap of its own; counted by each API process.
+        key_active_jobs: jobs of one key that may wait or run, where the key has no cap of its own.
         job_workers: jobs that run at a time, each in its own child process; 0: this process does none, and hosts that
             run `onceforall worker` do them.
         job_threads: torch threads of a child process. Measured on a busy two-core host: two wait for each
@@ -41,8 +47,15 @@ class Settings(BaseSettings):
         job_timeout_s: seconds after which a job's child process is killed.
         job_memory_bytes: address space of a child process.
         search_population, search_generations: size of a request's evolutionary search.
+        front_population, front_generations: size of the search for a front.
         log_format: "json": one object a line; "console": words; "auto": words where standard error is a terminal.
         log_level: least important lines that are written.
+        min_free_bytes: /readyz refuses when less is free in the data folder, or in the artefacts' folder.
+        ready_store_s: seconds for which /readyz remembers that a file could be written to the artefact store.
+        retain_days: age in days at which finished subnets are forgotten, with their files; None: never. The same
+            request makes them anew.
+        max_store_bytes: cap on the files of all subnets; the oldest are forgotten first; None: no cap.
+        stop_grace_s: seconds that running requests have to end after SIGTERM; then they are cut.
     """
 
     model_config = SettingsConfigDict(env_prefix="ONCEFORALL_", frozen=True, extra="forbid")
@@ -58,14 +71,27 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=2 * GiB, gt=0)
     max_active_jobs: int = Field(default=64, gt=0)
     max_event_streams: int = Field(default=64, gt=0)
+    max_requests: int = Field(default=512, gt=0)
+    max_wait_s: float = Field(default=30.0, ge=0, le=600)
+    body_timeout_s: float = Field(default=10.0, gt=0)
+    body_bytes_per_s: int = Field(default=64 * KiB, gt=0)
+    requests_per_minute: int = Field(default=6000, gt=0)
+    key_active_jobs: int = Field(default=16, gt=0)
     job_workers: int = Field(default=1, ge=0, le=64)
     job_threads: int = Field(default=1, gt=0, le=256)
     job_timeout_s: float = Field(default=600.0, gt=0)
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)
     search_population: int = Field(default=100, ge=4, le=100_000)
     search_generations: int = Field(default=500, ge=1)
+    front_population: int = Field(default=500, ge=4, le=100_000)
+    front_generations: int = Field(default=100, ge=1)
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    min_free_bytes: int = Field(default=512 * MiB, ge=0)
+    ready_store_s: float = Field(default=5.0, ge=0)
+    retain_days: float | None = Field(default=None, gt=0)
+    max_store_bytes: int | None = Field(default=None, ge=0)
+    stop_grace_s: int = Field(default=10, ge=1, le=3600)
 
     @field_validator("database_url")
     @classmethod
@@ -96,21 +122,18 @@ class Settings(BaseSettings):
         """Folder of what can be made again: materialised runs, uploads under way."""
         return self.data_dir.resolve() / "cache"
 
-    def check_address(self) -> None:
-        """Refuse an address that other machines can reach, unless `public` is set.
-
-        Raises:
-            ConfigError: the address is not a loopback address.
-        """
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches the address."""
         try:
-            loopback = self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            loopback = False
-        if not loopback and not self.public:
-            raise ConfigError(
-                f"host {self.host!r} can be reached by other machines, and this service asks nobody for a key; allowed:"
-                " 127.0.0.1, ::1, localhost; set ONCEFORALL_PUBLIC=true if a firewall or a proxy guards it"
-            )
+            return False
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether a request without a key is refused."""
+        return not self.loopback and not self.public
 
 
 def load_settings(**chosen: object) -> Settings:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from latency_tables import LatencyTable, parse_table
@@ -10,11 +12,13 @@ from latency_tables.outliers import outliers
 from service.context import Context
 from service.domain import Device, StoredFile, TableRecord, utc_now
 from service.errors import ConflictError, NotFoundError
-from service.storage import devices, staging
+from service.folder import temporary_folder
+from service.storage import devices, staging, subnets
 from service.storage.artifacts import ArtifactStore
 from supernet.errors import TableError
 from supernet.spaces import get_space
 
+OFA_NAME = re.compile(r"[0-9]{1,6}_lookup_table\.ya?ml")
 MEDIA_TYPES = {"application/json": "json", "application/yaml": "yaml", "text/csv": "csv"}
 """Of an uploaded table -> its format."""
 
@@ -48,7 +52,58 @@ def register(context: Context, device_name: str, data: bytes, format: str, *, dr
         ConflictError: it says that it was measured with other threads or another batch than the device states.
     """
     device = find_device(context, device_name)
-    table = parse_table(data, format)
+    return _register(context, device, parse_table(data, format), data, format, dry_run=dry_run)
+
+
+def register_ofa(context: Context, device_name: str, files: Mapping[str, bytes], *, dry_run: bool) -> RegisteredTable:
+    """`register` for tables of the `ofa` package: one file a resolution, which become one JSON document of ours.
+
+    Args:
+        context: of the service.
+        device_name: of the device.
+        files: name, such as ``160_lookup_table.yaml``, -> content.
+        dry_run: check only.
+
+    Raises:
+        As `register`; TableError also: a name that the package's files do not have, or layers of another network.
+    """
+    device = find_device(context, device_name)
+    strange = [name[:80] for name in files if OFA_NAME.fullmatch(name) is None]
+    if strange or not files:
+        raise TableError(
+            f"no table of the ofa package is called {', '.join(map(repr, strange)) or 'nothing'}; name its files as"
+            " they were: 160_lookup_table.yaml, one a resolution"
+        )
+    with temporary_folder(context.settings.cache_dir, "upload") as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        table = LatencyTable.load(folder, device=device.name)
+    return _register(context, device, table, table.render("json"), "json", dry_run=dry_run)
+
+
+def delete(context: Context, table_id: str) -> None:
+    """Remove a table that has missing rows or that nothing was priced with; nothing happens where there is none.
+
+    Raises:
+        ConflictError: a subnet or a request refers to it.
+    """
+    with context.database.session(exclusive=True) as session:
+        record = devices.get_table(session, table_id)
+        if record is None:
+            return
+        if not record.missing and subnets.priced_with(session, table_id):
+            raise ConflictError(
+                f"requests were priced with table {table_id[:12]} of {record.device!r}, so it stays; upload a newer"
+                " version, which then prices new ones"
+            )
+        devices.delete_table(session, table_id)
+        ticket = staging.leave(session, [record.content.sha256])
+    staging.sweep(context.database, context.artifacts, tickets=[ticket])
+
+
+def _register(
+    context: Context, device: Device, table: LatencyTable, data: bytes, format: str, *, dry_run: bool
+) -> RegisteredTable:
     _check_device(device, table)
     space = get_space(table.space).with_num_classes(table.num_classes)
     coverage = table.coverage(space)

@@ -15,8 +15,10 @@ import yaml
 from supernet.errors import TableError
 
 MAX_BYTES = 2**20
-MAX_NODES = 100_000
-"""A table of 1 MiB has fewer; half a million empty ones would keep the loader busy for 12 seconds."""
+MAX_NODES = 40_000
+"""The largest space has 2,671 layers, of 9 nodes each; the loader takes a second for so many on a busy machine."""
+MAX_DEPTH = 16
+"""Of brackets. A table needs 3; the loader's time for one more grows with those around it: 0.6 s for a thousand."""
 
 # (tag, pattern, possible first characters): the scalars of JSON. No part of a pattern can match what the part before it
 # gives back, or a long run of digits that is no number would take time with the square of its length.
@@ -34,6 +36,11 @@ class _Refused(yaml.YAMLError):
 
 class _Loader(yaml.SafeLoader):
     nodes = 0
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise RecursionError
+        super().fetch_flow_collection_start(token_class)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]

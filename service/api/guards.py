@@ -1,15 +1,18 @@
-"""What every request passes before a router sees it: host, origin, encoding and size; what every answer carries."""
+"""What every request passes before a router sees it: number, host, origin, encoding, size and speed of the body."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
+from service.settings import Settings
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -21,6 +24,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
+_RETRY_S = 1
 
 
 class Guards:
@@ -28,15 +33,20 @@ class Guards:
 
     Args:
         app: the application.
+        settings: of the service.
         body_limit: path -> greatest number of bytes of a body.
         hosts: names in the Host header that are answered, without ports; None for any. A name that an attacker's page
             makes resolve to this machine is not among them.
     """
 
-    def __init__(self, app: ASGIApp, *, body_limit: Callable[[str], int], hosts: frozenset[str] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, body_limit: Callable[[str], int], hosts: frozenset[str] | None
+    ) -> None:
         self._app = app
+        self._settings = settings
         self._body_limit = body_limit
         self._hosts = hosts
+        self._served = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -44,15 +54,6 @@ class Guards:
             await self._app(scope, receive, send)
             return
         limit = self._body_limit(scope["path"])
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise HTTPException(413, _too_large(limit))
-            return message
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -63,28 +64,64 @@ class Guards:
 
         refusal = self._refusal(scope, limit)
         if refusal is not None:
-            status, kind, detail = refusal
-            await problem(status, kind, detail)(scope, receive, guarded)
+            await refusal(scope, receive, guarded)
             return
-        await self._app(scope, counted, guarded)
+        self._served += 1
+        try:
+            await self._app(scope, self._capped(receive, limit), guarded)
+        finally:
+            self._served -= 1
 
-    def _refusal(self, scope: Scope, limit: int) -> tuple[int, str, str] | None:
+    def _capped(self, receive: Receive, limit: int) -> Receive:
+        """The body, refused as soon as it is too large or comes too slowly."""
+        settings = self._settings
+        clock = asyncio.get_running_loop().time
+        waited, received, ended = 0.0, 0, False
+
+        async def capped() -> Message:
+            nonlocal waited, received, ended
+            if ended:
+                return await receive()  # only the end of the connection can come, and that may take long
+            # Only the time spent here counts: what the service itself takes between two pieces is not the client's.
+            allowed = settings.body_timeout_s + received / settings.body_bytes_per_s
+            started = clock()
+            try:
+                async with asyncio.timeout(max(allowed - waited, 0)):
+                    message = await receive()
+            except TimeoutError:
+                detail = (
+                    f"the body came too slowly: {received} bytes in {allowed:.0f} s; send it within"
+                    f" {settings.body_timeout_s:g} s, or at {settings.body_bytes_per_s} bytes a second"
+                )
+                raise HTTPException(408, detail, {"Connection": "close"}) from None
+            waited += clock() - started
+            received += len(message.get("body", b""))
+            ended = not message.get("more_body", False)
+            if received > limit:
+                raise HTTPException(413, _too_large(limit), {"Connection": "close"})
+            return message
+
+        return capped
+
+    def _refusal(self, scope: Scope, limit: int) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
+        if self._served >= self._settings.max_requests and scope["path"] not in _ALWAYS_SERVED:
+            detail = f"{self._served} requests are served, no more at a time; send the request again later"
+            return problem(429, "busy", detail, headers={"Retry-After": str(_RETRY_S)})
         if self._hosts is not None and _host_name(host) not in self._hosts:
-            return 421, "host", f"host {host[:80]!r} is not served here; allowed: {', '.join(sorted(self._hosts))}"
+            detail = f"host {host[:80]!r} is not served here; allowed: {', '.join(sorted(self._hosts))}"
+            return problem(421, "host", detail)
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
-            return 403, "origin", f"a page of {origin[:80]!r} may not change anything here; use this service's own page"
+            detail = f"a page of {origin[:80]!r} may not change anything here; use this service's own page"
+            return problem(403, "origin", detail)
         if headers.get("content-encoding", "identity") != "identity":
-            return (
-                415,
-                "content-encoding",
-                "a compressed body is not accepted; send it as it is, without Content-Encoding",
-            )
+            detail = "a compressed body is not accepted; send it as it is, without Content-Encoding"
+            return problem(415, "content-encoding", detail)
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > limit:
-            return 413, "too-large", _too_large(limit)
+            return problem(413, "too-large", _too_large(limit), headers={"Connection": "close"})
         return None
 
 

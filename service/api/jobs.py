@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.api import API
 from service.api.dependencies import ContextDep, DigestPath
+from service.api.openapi import problems
 from service.api.schemas import JobOut, PageOut, PageQuery
 from service.context import Context
 from service.domain import Job, JobState
@@ -21,6 +23,28 @@ from service.storage import jobs
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _POLL_S = 0.1
+_RETRY_MS = 2000
+"""What a stream tells its reader to wait before he asks again, when the service stops."""
+_FAREWELL_S = 1.0
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "events `progress` and `end`, each with a job as its data",
+        "content": {
+            "text/event-stream": {
+                "schema": {  # of one event: OpenAPI 3.1 has no word for a stream of them
+                    "type": "object",
+                    "required": ["event", "data"],
+                    "properties": {
+                        "event": {"enum": ["progress", "end"]},
+                        "data": {"type": "string", "description": "a job as JSON, see JobOut"},
+                    },
+                },
+                "example": {"event": "progress", "data": '{"state": "running", "stage": "searching"}'},
+            }
+        },
+    },
+    **problems(404, 422),
+}
 
 
 class JobQuery(PageQuery):
@@ -29,7 +53,7 @@ class JobQuery(PageQuery):
     state: JobState | None = None
 
 
-@router.get("")
+@router.get("", responses=problems(422))
 def browse(context: ContextDep, query: Annotated[JobQuery, Query()]) -> PageOut[JobOut]:
     """Jobs, newest first."""
     with context.database.session() as session:
@@ -37,13 +61,13 @@ def browse(context: ContextDep, query: Annotated[JobQuery, Query()]) -> PageOut[
     return PageOut(items=[JobOut.of(job) for job in page.items], next_cursor=page.next_cursor)
 
 
-@router.get("/{job}")
+@router.get("/{job}", responses=problems(404, 422))
 def show(context: ContextDep, job: DigestPath) -> JobOut:
     """One job."""
     return JobOut.of(_find(context, job))
 
 
-@router.post("/{job}/cancel")
+@router.post("/{job}/cancel", responses=problems(404, 422))
 def cancel(context: ContextDep, job: DigestPath) -> JobOut:
     """End a job; one that has ended stays as it is."""
     _find(context, job)
@@ -51,7 +75,7 @@ def cancel(context: ContextDep, job: DigestPath) -> JobOut:
     return JobOut.of(_find(context, job))
 
 
-@router.get("/{job}/events", response_class=EventSourceResponse)
+@router.get("/{job}/events", response_class=EventSourceResponse, responses=_EVENTS)
 async def events(request: Request, context: ContextDep, job: DigestPath) -> EventSourceResponse:
     """The job as server-sent events: `progress` at every change, `end` with the last one."""
     await run_in_threadpool(_find, context, job)
@@ -71,6 +95,9 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
                 yield ServerSentEvent(JobOut.of(now).model_dump_json(), event=name)
             if now.state.is_final:
                 return
+            if state.stopping():
+                yield ServerSentEvent(comment="the service stops; ask again", retry=_RETRY_MS)
+                return
             await asyncio.sleep(_POLL_S)
 
     async def counted() -> AsyncIterator[ServerSentEvent]:
@@ -81,7 +108,8 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
         finally:
             state.event_streams -= 1
 
-    return EventSourceResponse(counted(), ping=15)
+    # The library would cut the stream as soon as the service is told to stop; this leaves time for the last event.
+    return EventSourceResponse(counted(), ping=15, shutdown_event=anyio.Event(), shutdown_grace_period=_FAREWELL_S)
 
 
 def _find(context: Context, job_id: str) -> Job:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from service import tables
 from service.api import API
-from service.api.dependencies import JSON_BODY, ContextDep, DigestPath
+from service.api.dependencies import JSON_BODY, CheckedDep, ContextDep, DigestPath
 from service.api.downloads import file_response
+from service.api.openapi import CONDITIONS, ETAG, problems
 from service.api.schemas import EstimateIn, EstimateOut, EstimatesOut, LayerLatencyOut, TableOut
 from service.context import Context
 from service.domain import TableRecord
@@ -19,27 +22,48 @@ from supernet.spaces import get_space
 
 router = APIRouter(prefix="/latency-tables", tags=["latency tables"])
 
+_FILE: dict[str, Any] = {
+    kind: {"schema": {"type": "object"} if format == "json" else {"type": "string"}}
+    for kind, format in tables.MEDIA_TYPES.items()
+}
 
-@router.get("/{table}")
+
+@router.get("/{table}", responses=problems(404, 422))
 def show(context: ContextDep, table: DigestPath) -> TableOut:
     """One latency table."""
     return TableOut.of(_find(context, table))
 
 
 @router.head("/{table}/content", include_in_schema=False)
-@router.get("/{table}/content", response_class=Response)
-def content(request: Request, context: ContextDep, table: DigestPath) -> Response:
-    """The file as it was uploaded."""
+@router.get(
+    "/{table}/content",
+    response_class=Response,
+    responses={
+        200: {"description": "the file", "content": _FILE, "headers": ETAG},
+        206: {"description": "the range that was asked for", "content": _FILE, "headers": ETAG},
+        304: {"description": "unchanged"},
+        **problems(404, 416, 422),
+    },
+    openapi_extra={"parameters": CONDITIONS},
+)
+def content(request: Request, context: ContextDep, checked: CheckedDep, table: DigestPath) -> Response:
+    """The file as it was uploaded; of tables of the ofa package, the JSON document that was made of them."""
     record = _find(context, table)
     kind = next(kind for kind, format in tables.MEDIA_TYPES.items() if format == record.format)
-    return file_response(request, context.artifacts, record.content, kind)
+    return file_response(request, context.artifacts, record.content, kind, checked)
 
 
-@router.post("/{table}/estimate", dependencies=[JSON_BODY])
+@router.delete("/{table}", status_code=204, responses=problems(409, 422))
+def delete(context: ContextDep, table: DigestPath) -> None:
+    """Remove a latency table that has missing rows or that no request was priced with; 204 when it is gone already."""
+    tables.delete(context, table)
+
+
+@router.post("/{table}/estimate", dependencies=[JSON_BODY], responses=problems(404, 422))
 def estimate(context: ContextDep, table: DigestPath, body: EstimateIn) -> EstimatesOut:
     """Latency of given subnets, with a breakdown by layer."""
     record = _find(context, table)
-    loaded = tables.load(context.artifacts, record)
+    loaded = context.searches.table(record)
     space = get_space(record.space).with_num_classes(record.num_classes)
     model = loaded.cost_model()
     items: list[EstimateOut] = []

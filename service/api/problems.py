@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -24,6 +25,7 @@ _STATUS: tuple[tuple[type[errors.OnceForAllError], int, str], ...] = (
     (service_errors.NotFoundError, 404, "not-found"),
     (service_errors.ConflictError, 409, "conflict"),
     (service_errors.BusyError, 429, "busy"),
+    (service_errors.DamagedError, 500, "damaged"),
     (service_errors.FaultsError, 422, "not-allowed"),
     (service_errors.InfeasibleError, 409, "infeasible-budget"),
     (errors.InfeasibleBudgetError, 409, "infeasible-budget"),
@@ -78,11 +80,16 @@ def install(app: FastAPI) -> None:
 
 def from_error(error: errors.OnceForAllError) -> Response:
     """The problem document of one of the project's errors."""
-    status, kind = next((status, kind) for cls, status, kind in _STATUS if isinstance(error, cls))
+    status, kind = _kind_of(error)
     faults = error.faults if isinstance(error, service_errors.FaultsError) else ()
     details = error.details if isinstance(error, service_errors.InfeasibleError) else None
     headers = {"Retry-After": "5"} if status == 429 else None
     return problem(status, kind, str(error), faults=faults, details=details, headers=headers)
+
+
+def status_of(error: errors.OnceForAllError) -> int:
+    """The HTTP status of one of the project's errors."""
+    return _kind_of(error)[0]
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:
@@ -111,7 +118,11 @@ async def _on_http(request: Request, error: Exception) -> Response:
     detail = str(error.detail)
     if error.status_code == 404 and detail == "Not Found":
         detail = f"nothing is at {request.url.path[:200]!r}; see /api/v1/openapi.json for what is"
-    return problem(error.status_code, kind, detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (allowed := _methods(request)):
+        headers["Allow"] = ", ".join(allowed)
+        detail = f"{request.method} is not allowed here; allowed: {headers['Allow']}"
+    return problem(error.status_code, kind, detail, headers=headers)
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
@@ -123,6 +134,21 @@ def crash(method: str, path: str, error: Exception) -> Response:
     _log.error("request_failed", method=method, path=path, exc_info=error)
     detail = f"a fault of the service, not of the request: {type(error).__name__}; its log has the details"
     return problem(500, "internal", detail)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of an address; the framework names those of the first route that it came to."""
+    path = request.url.path
+    return sorted(
+        method.upper()
+        for template, methods in request.app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\{[^/]*?\\}", "[^/]+", re.escape(template)), path)
+        for method in methods
+    )
+
+
+def _kind_of(error: errors.OnceForAllError) -> tuple[int, str]:
+    return next((status, kind) for cls, status, kind in _STATUS if isinstance(error, cls))
 
 
 def _received(value: Any) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from latency_tables.budget import NAME_PATTERN
+from service import fronts
 from service.api import API
 from service.domain import (
     Device,
+    FrontRecord,
+    FrontSpec,
     Job,
     JobState,
     StoredFile,
@@ -101,6 +104,8 @@ class SubnetRequestIn(Incoming):
                         {"metric": "latency_ms", "device": "note10", "max": 20},
                         {"metric": "macs", "max": 3000000},
                     ],
+                    "seed": 0,
+                    "formats": ["onnx"],
                 }
             ]
         }
@@ -109,10 +114,31 @@ class SubnetRequestIn(Incoming):
     supernet: str = Field(min_length=1, max_length=64, description="name or id of the supernet")
     constraints: list[Constraint] = Field(min_length=1, max_length=16)
     seed: int = Field(default=0, ge=0, lt=2**31)
+    formats: list[Literal["safetensors", "onnx", "pt2"]] = Field(
+        default=[], max_length=3, description="to make besides safetensors, which are there always"
+    )
 
 
 class EstimateIn(Incoming):
     """Subnets to price with one latency table."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "subnets": [
+                        {
+                            "space": "mobilenet_v3_tiny",
+                            "resolution": 24,
+                            "depths": [2, 2, 2],
+                            "kernels": [3, 3, 3, 3, 3, 3],
+                            "expands": [3, 3, 3, 3, 3, 3],
+                        }
+                    ]
+                }
+            ]
+        }
+    )
 
     subnets: list[dict[str, Any]] = Field(
         min_length=1, max_length=100, description="configs: space, resolution, depths, kernels, expands, widths"
@@ -295,8 +321,8 @@ class FileOut(BaseModel):
     url: str
 
 
-class SubnetOut(BaseModel):
-    """A finished subnet. What was predicted and what was measured stand apart in `card`."""
+class SubnetBriefOut(BaseModel):
+    """A finished subnet as lists have it: without its card. What was predicted and what was measured stand apart."""
 
     id: str
     request: str
@@ -307,28 +333,42 @@ class SubnetOut(BaseModel):
     budget: list[dict[str, Any]]
     predicted: dict[str, Any]
     measured: dict[str, Any]
-    card: dict[str, Any]
     files: list[FileOut]
     created_at: str
 
     @classmethod
-    def of(cls, record: SubnetRecord) -> SubnetOut:
+    def values(cls, record: SubnetRecord) -> dict[str, Any]:
         """From the domain."""
         card = record.card
-        return cls(
-            id=record.id,
-            request=record.request_id,
-            supernet=record.supernet_id,
-            space=record.space,
-            config=dict(record.config),
-            config_digest=record.config_digest,
-            budget=list(card["budget"]),
-            predicted=card["predicted"],
-            measured=card["measured"],
-            card=dict(card),
-            files=[file_out(record.id, format, file) for format, file in record.files.items()],
-            created_at=record.created_at,
-        )
+        return {
+            "id": record.id,
+            "request": record.request_id,
+            "supernet": record.supernet_id,
+            "space": record.space,
+            "config": dict(record.config),
+            "config_digest": record.config_digest,
+            "budget": list(card["budget"]),
+            "predicted": card["predicted"],
+            "measured": card["measured"],
+            "files": [file_out(record.id, format, file) for format, file in record.files.items()],
+            "created_at": record.created_at,
+        }
+
+    @classmethod
+    def of(cls, record: SubnetRecord) -> Self:
+        """From the domain."""
+        return cls(**cls.values(record))
+
+
+class SubnetOut(SubnetBriefOut):
+    """A finished subnet, with its card: everything that decided it."""
+
+    card: dict[str, Any]
+
+    @classmethod
+    def values(cls, record: SubnetRecord) -> dict[str, Any]:
+        """From the domain."""
+        return {**super().values(record), "card": dict(record.card)}
 
 
 class SubnetRequestOut(BaseModel):
@@ -350,6 +390,51 @@ class SubnetRequestOut(BaseModel):
             job=None if job is None else JobOut.of(job),
             subnet=None if subnet is None else SubnetOut.of(subnet),
         )
+
+
+class FrontPointOut(BaseModel):
+    """A subnet on a front: no other that was searched is cheaper and predicted to be better."""
+
+    config: dict[str, Any]
+    predicted_accuracy: float
+    costs: dict[str, float]
+
+
+class FrontOut(BaseModel):
+    """A front of predicted accuracy against `metric`, best subnets first; `points` is null while a job searches it."""
+
+    id: str
+    supernet: str
+    metric: str
+    device: str | None
+    table: str | None
+    search: dict[str, int]
+    created_at: str | None
+    points: list[FrontPointOut] | None
+    job: JobOut | None
+
+    @classmethod
+    def of(cls, record: FrontRecord, content: bytes) -> FrontOut:
+        """From the domain and the stored front."""
+        points = [FrontPointOut(**point) for point in fronts.points(content)]
+        return cls(**_front_values(record.spec), created_at=record.created_at, points=points, job=None)
+
+    @classmethod
+    def pending(cls, spec: FrontSpec, job: Job | None) -> FrontOut:
+        """A front that is not there yet."""
+        found = None if job is None else JobOut.of(job)
+        return cls(**_front_values(spec), created_at=None, points=None, job=found)
+
+
+def _front_values(spec: FrontSpec) -> Mapping[str, Any]:
+    return {
+        "id": spec.digest,
+        "supernet": spec.supernet,
+        "metric": spec.cost,
+        "device": spec.device,
+        "table": spec.table,
+        "search": {"population": spec.population, "generations": spec.generations, "seed": spec.seed},
+    }
 
 
 def file_out(subnet_id: str, format: str, file: StoredFile) -> FileOut:

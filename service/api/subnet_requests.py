@@ -2,44 +2,130 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from collections.abc import Callable
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from latency_tables import Budget
 from service import requests
 from service.api import API
-from service.api.dependencies import JSON_BODY, ContextDep, DigestPath
+from service.api.dependencies import JSON_BODY, CallerDep, ContextDep, DigestPath
+from service.api.idempotency import IdempotentRoute
+from service.api.openapi import IDEMPOTENCY_KEY, PREFER, problems
+from service.api.rendered import Rendered
 from service.api.schemas import SubnetRequestIn, SubnetRequestOut
+from service.api.waiting import applied, wait_for, wished
+from service.context import Context
 from service.errors import Fault, FaultsError
+from service.requests import Answer, Wish
 from supernet.errors import ConfigError
 
-router = APIRouter(prefix="/subnet-requests", tags=["subnet requests"])
+router = APIRouter(prefix="/subnet-requests", tags=["subnet requests"], route_class=IdempotentRoute)
 
 
 @router.post(
     "",
+    response_model=SubnetRequestOut,
     dependencies=[JSON_BODY],
     responses={
-        200: {"description": "the subnet is there already"},
+        200: {"description": "everything that was asked for is there"},
         202: {"description": "a job makes it; Location names the job", "model": SubnetRequestOut},
-        409: {"description": "no subnet meets the budget; names the tightest limit and the nearest subnet"},
-        429: {"description": "too many jobs wait already"},
+        **problems(400, 409, 413, 415, 422, 429),
     },
+    openapi_extra={"parameters": [IDEMPOTENCY_KEY, PREFER]},
 )
-def ask(context: ContextDep, body: SubnetRequestIn, response: Response) -> SubnetRequestOut:
-    """Ask for the best subnet within a budget. Equal requests are one request, one job and one subnet."""
-    try:
-        budget = Budget.from_dict([constraint.model_dump() for constraint in body.constraints])
-    except ConfigError as error:
-        raise FaultsError([Fault("body.constraints", str(error))]) from None
-    answer = requests.ask(context, body.supernet, budget, seed=body.seed)
-    if answer.subnet is None:
-        response.status_code = 202
-        response.headers["Location"] = f"{API}/jobs/{answer.request.id}"
-    return SubnetRequestOut.of(answer.request, answer.job, answer.subnet)
+async def ask(request: Request, context: ContextDep, caller: CallerDep, body: SubnetRequestIn) -> Response:
+    """Ask for the best subnet within a budget. Equal requests are one request, one job and one subnet.
+
+    Formats besides safetensors are made by the job too, or by one of their own where the subnet is known. With
+    `Prefer: wait=10` the answer waits for the job, up to so many seconds.
+    """
+    wish = _wish(body)
+    threads: Threads = request.app.state.threads
+    known = await to_thread.run_sync(_known, context, request.app.state.rendered, wish, limiter=threads.known)
+    if known is not None:
+        return Response(known, media_type="application/json")
+    answer = await to_thread.run_sync(requests.ask, context, caller, wish, limiter=threads.new)
+    headers = {}
+    seconds = wished(request, context)
+    if not answer.complete and seconds is not None:
+        ended = _ended(context, answer)
+        if await wait_for(request, context, ended, seconds):
+            headers = applied(seconds)
+            answer = await run_in_threadpool(_again, context, answer, wish)
+    if answer.complete:
+        return Response(_render(answer), 200, headers, media_type="application/json")
+    assert answer.job is not None
+    headers["Location"] = f"{API}/jobs/{answer.job.id}"
+    return Response(_render(answer), 202, headers, media_type="application/json")
 
 
-@router.get("/{request}")
+@router.get("/{request}", responses=problems(404, 422))
 def show(context: ContextDep, request: DigestPath) -> SubnetRequestOut:
     """The exact spec with every name resolved, the job, and the subnet once it is there."""
     answer = requests.get(context, request)
     return SubnetRequestOut.of(answer.request, answer.job, answer.subnet)
+
+
+class Threads:
+    """How many threads of one application look up known requests, and do what new ones need.
+
+    Of 40 at once most would wait for each other, and for the few connections to the database, until their time is up.
+
+    Attributes:
+        known: a look-up takes a millisecond.
+        new: a check of the budget takes some 30.
+    """
+
+    def __init__(self, known: int = 4, new: int = 4) -> None:
+        self.known = CapacityLimiter(known)
+        self.new = CapacityLimiter(new)
+
+
+def _wish(body: SubnetRequestIn) -> Wish:
+    try:
+        budget = Budget.from_dict([constraint.model_dump() for constraint in body.constraints])
+    except ConfigError as error:
+        raise FaultsError([Fault("body.constraints", str(error))]) from None
+    return Wish(body.supernet, budget, body.seed, tuple(body.formats))
+
+
+def _known(context: Context, rendered: Rendered, wish: Wish) -> bytes | None:
+    """The answer to a request whose subnet is there in all formats that are wanted; None for any other."""
+    found = requests.identify(context, wish)
+    if found is None:
+        return None
+    request_id, state = found
+    if state.files is None or any(f'"{format}":' not in state.files for format in wish.formats):
+        return None
+
+    def make() -> bytes:
+        answer = requests.get(context, request_id)
+        return _render(answer)
+
+    return rendered.get_or_make(("request", request_id), state, make)
+
+
+def _render(answer: Answer) -> bytes:
+    return SubnetRequestOut.of(answer.request, answer.job, answer.subnet).model_dump_json().encode()
+
+
+def _ended(context: Context, answer: Answer) -> Callable[[], bool]:
+    job_id = answer.request.id if answer.job is None else answer.job.id
+
+    def ended() -> bool:
+        state = requests.state_of(context, job_id)
+        return state is None or state.is_final
+
+    return ended
+
+
+def _again(context: Context, before: Answer, wish: Wish) -> Answer:
+    """The answer now; it keeps the job that was waited for, so that a failed one can be told."""
+    answer = requests.find(context, before.request.id, wish.formats)
+    assert answer is not None
+    if before.job is None or before.job.id == before.request.id or answer.complete:
+        return answer
+    return requests.with_job(context, answer, before.job.id)

@@ -9,9 +9,11 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from latency_tables.budget import NAME_PATTERN
 from service import runs
 from service.api import API
-from service.api.dependencies import ContextDep, PageDep, context_of, media_type
+from service.api.dependencies import ContextDep, PageDep, SupernetPath, media_type
+from service.api.openapi import problems
 from service.api.schemas import DimensionOut, PageOut, SpaceOut, SupernetOut
 from service.context import Context
 from service.domain import SupernetRecord
@@ -30,26 +32,34 @@ _UPLOAD: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["name", *runs.PARTS],
+                    "additionalProperties": False,
                     "properties": {
-                        "name": {"type": "string", "example": "cifar10"},
+                        "name": {"type": "string", "pattern": NAME_PATTERN},
                         **{
                             part: {"type": "string", "format": "binary", "description": path}
                             for part, path in runs.PARTS.items()
                         },
                     },
-                }
+                },
+                "example": {"name": "cifar10"} | {part: f"the content of {path}" for part, path in runs.PARTS.items()},
             }
         },
     }
 }
 
 
-@router.post("", status_code=201, response_model=SupernetOut, openapi_extra=_UPLOAD)
+@router.post(
+    "",
+    status_code=201,
+    response_model=SupernetOut,
+    responses={200: {"description": "registered already", "model": SupernetOut}, **problems(409, 422)},
+    openapi_extra=_UPLOAD,
+)
 async def register(request: Request, response: Response) -> SupernetOut:
     """Register a trained run. The files are checked before anything is stored; 200 when they are known already."""
     if media_type(request) != "multipart/form-data":
         raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: multipart/form-data")
-    context = context_of(request)
+    context: Context = request.app.state.context
     with writing(tempfile.gettempdir()):  # where great parts wait until the whole body is here
         form = await request.form(max_files=len(runs.PARTS), max_fields=1, max_part_size=1024)
     try:
@@ -70,7 +80,7 @@ async def register(request: Request, response: Response) -> SupernetOut:
     return SupernetOut.of(record)
 
 
-@router.get("")
+@router.get("", responses=problems(422))
 def browse(context: ContextDep, query: PageDep) -> PageOut[SupernetOut]:
     """All supernets, newest first."""
     with context.database.session() as session:
@@ -78,20 +88,20 @@ def browse(context: ContextDep, query: PageDep) -> PageOut[SupernetOut]:
     return PageOut(items=[SupernetOut.of(record) for record in page.items], next_cursor=page.next_cursor)
 
 
-@router.get("/{supernet}")
-def show(context: ContextDep, supernet: str) -> SupernetOut:
+@router.get("/{supernet}", responses=problems(404, 422))
+def show(context: ContextDep, supernet: SupernetPath) -> SupernetOut:
     """One supernet, by id or name."""
     return SupernetOut.of(_find(context, supernet))
 
 
-@router.delete("/{supernet}", status_code=204)
-def delete(context: ContextDep, supernet: str) -> None:
+@router.delete("/{supernet}", status_code=204, responses=problems(404, 409, 422))
+def delete(context: ContextDep, supernet: SupernetPath) -> None:
     """Forget a supernet and its files; the subnets cut from it stay."""
     runs.delete(context, supernet)
 
 
-@router.get("/{supernet}/space")
-def space(context: ContextDep, supernet: str) -> SpaceOut:
+@router.get("/{supernet}/space", responses=problems(404, 422))
+def space(context: ContextDep, supernet: SupernetPath) -> SpaceOut:
     """The elastic dimensions of a supernet."""
     record = _find(context, supernet)
     found = get_space(record.space).with_num_classes(record.num_classes)

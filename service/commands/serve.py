@@ -23,10 +23,17 @@ def serve(
     from service import logs
     from service.server import run
     from service.settings import load_settings
+    from supernet.memory import share_arenas
+
+    settings = load_settings(data_dir=data_dir, host=host, port=port, job_workers=workers)
 
     def ready(url: str) -> None:
         typer.echo(f"serving at {url} (page), {url}/docs (API); stop with Ctrl-C")
+        if settings.keys_required:
+            typer.echo(
+                f"keys are needed here; make one with: onceforall keys create NAME --data-dir {settings.data_dir}"
+            )
 
-    settings = load_settings(data_dir=data_dir, host=host, port=port, job_workers=workers)
     logs.configure(settings)
+    share_arenas()
     run(settings, on_ready=ready)

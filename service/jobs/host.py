@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy.orm import Session
 
-from service import logs
+from service import logs, retention
 from service.jobs import queue
 from service.jobs.children import Child, Children
 from service.jobs.engine import new_executor_id
@@ -178,6 +178,9 @@ class JobHost:
         self._tidied = time.monotonic()
         staging.sweep(self._database, self._artifacts, older_than_s=staging.GRACE_S)
         self._take_up_forgotten()
+        limits = retention.Limits.of(self._settings)
+        if limits != retention.Limits():
+            retention.clean(self._database, self._artifacts, limits)
         before = (datetime.now(UTC) - timedelta(seconds=_KEPT_S)).isoformat()
         old = self._client.list_workflows(completed_before=before, load_input=False, load_output=False, limit=_PAGE)
         if old:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -14,10 +19,29 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from service.domain import StoredFile, is_digest
-from supernet.errors import CheckpointError, ConfigError, StorageError, writing
+from service.errors import DamagedError
+from supernet.errors import ConfigError, OnceForAllError, StorageError, writing
 from supernet.files import sha256_file
 
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
 CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """A file as the store lists it.
+
+    Attributes:
+        sha256: its name.
+        size_bytes: its length.
+        modified: when it was written, with a time zone.
+    """
+
+    sha256: str
+    size_bytes: int
+    modified: datetime
 
 
 class ArtifactStore(ABC):
@@ -40,12 +64,36 @@ class ArtifactStore(ABC):
         """The bytes from `start` up to `end` (not included), in pieces.
 
         Raises:
-            CheckpointError: no such file.
+            DamagedError: no such file.
         """
 
     @abstractmethod
     def has(self, sha256: str) -> bool:
         """Whether there is such a file."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[StoredEntry]:
+        """All files, in no order."""
+
+    @abstractmethod
+    def remove_unfinished(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Remove what writers that were killed left half written, last touched before a moment.
+
+        Args:
+            before: with a time zone.
+            dry_run: whether to count only.
+
+        Returns:
+            Number of temporary files. A bucket shows none: let a rule of its own end unfinished uploads there.
+        """
+
+    @abstractmethod
+    def fingerprint(self, sha256: str) -> str:
+        """What changes when somebody writes the file again (on a disk: inode, time of the change, size), not a digest.
+
+        Raises:
+            DamagedError: no such file.
+        """
 
     @abstractmethod
     def digests(self) -> Iterator[str]:
@@ -55,15 +103,41 @@ class ArtifactStore(ABC):
     def delete(self, sha256: str) -> None:
         """Remove a file; nothing happens when it is not there."""
 
+    @abstractmethod
+    def check(self) -> None:
+        """Write a small file beside the stored ones, and remove it again.
+
+        Raises:
+            StorageError: the store cannot be reached or written.
+        """
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether the content is what its name says; so is a file that is not there any more."""
+        hasher = hashlib.sha256()
+        try:
+            for chunk in self.chunks(sha256):
+                hasher.update(chunk)
+        except OnceForAllError:
+            if self.has(sha256):
+                raise
+            return True
+        return hasher.hexdigest() == sha256
+
     def read(self, sha256: str) -> bytes:
-        """The whole content."""
-        return b"".join(self.chunks(sha256))
+        """The whole content.
+
+        Raises:
+            DamagedError: no such file, or its content has been altered.
+        """
+        content = b"".join(self.chunks(sha256))
+        _check(sha256, hashlib.sha256(content).hexdigest())
+        return content
 
     def copy_to(self, sha256: str, target: Path) -> None:
         """Write the content to `target` and check it against the digest.
 
         Raises:
-            CheckpointError: no such file, or its content has been altered.
+            DamagedError: no such file, or its content has been altered.
             StorageError: `target` cannot be written.
         """
         hasher = hashlib.sha256()
@@ -71,11 +145,7 @@ class ArtifactStore(ABC):
             for chunk in self.chunks(sha256):
                 hasher.update(chunk)
                 file.write(chunk)
-        if hasher.hexdigest() != sha256:
-            raise CheckpointError(
-                f"the stored file {sha256} has SHA-256 {hasher.hexdigest()}: it was altered on the disk; restore it"
-                " from a copy, or register the run again"
-            )
+        _check(sha256, hasher.hexdigest())
 
 
 class ObjectArtifacts(ArtifactStore):
@@ -104,12 +174,19 @@ class ObjectArtifacts(ArtifactStore):
         """See `ArtifactStore.chunks`."""
         size = self._size(sha256)
         if size is None:
-            raise CheckpointError(f"the stored file {sha256} is gone from the artefact store; restore it from a copy")
+            raise _gone(sha256)
         stop = size if end is None else min(end, size)
         while start < stop:
             here = min(start + CHUNK, stop)
             yield bytes(obstore.get_range(self._store, _key(sha256), start=start, end=here))
             start = here
+
+    def fingerprint(self, sha256: str) -> str:
+        """See `ArtifactStore.fingerprint`."""
+        meta = self._head(sha256)
+        if meta is None:
+            raise _gone(sha256)
+        return f"{meta['e_tag']} {meta['last_modified']} {meta['size']}"
 
     def delete(self, sha256: str) -> None:
         """See `ArtifactStore.delete`."""
@@ -120,17 +197,53 @@ class ObjectArtifacts(ArtifactStore):
         except (BaseError, OSError) as error:
             raise StorageError(f"cannot delete the stored file {sha256}: {_first_line(error)}; try again") from error
 
+    def check(self) -> None:
+        """See `ArtifactStore.check`."""
+        key = f"probes/{socket.gethostname()[:40]}-{os.getpid()}"  # one to a process, so that few are ever left behind
+        try:
+            obstore.put(self._store, key, b"probe", mode="overwrite")
+            obstore.delete(self._store, key)
+        except (BaseError, OSError) as error:
+            raise StorageError(
+                f"cannot write to the artefact store: {_first_line(error)}; free some space, or see to its address and"
+                " keys"
+            ) from error
+
     def digests(self) -> Iterator[str]:
         """See `ArtifactStore.digests`."""
-        for page in obstore.list(self._store, prefix="sha256"):
-            for item in page:
-                name = item["path"].rpartition("/")[2]
-                if is_digest(name):
-                    yield name
+        return (entry.sha256 for entry in self.entries())
+
+    def entries(self) -> Iterator[StoredEntry]:
+        """See `ArtifactStore.entries`."""
+        try:
+            for page in obstore.list(self._store, prefix="sha256"):
+                for item in page:
+                    name = item["path"].rpartition("/")[2]
+                    if is_digest(name):
+                        yield StoredEntry(name, item["size"], item["last_modified"])
+        except (BaseError, OSError) as error:
+            raise StorageError(f"cannot list the artefact store: {_first_line(error)}; try again") from error
+
+    def remove_unfinished(self, before: datetime, *, dry_run: bool = False) -> int:
+        """See `ArtifactStore.remove_unfinished`."""
+        if not isinstance(self._store, LocalStore) or self._store.prefix is None:
+            return 0
+        count = 0
+        for path in Path(self._store.prefix).rglob("*#*"):  # obstore writes to such a name, then renames
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_mtime < before.timestamp():
+                    count += 1
+                    if not dry_run:
+                        path.unlink()
+        return count
 
     def _size(self, sha256: str) -> int | None:
+        meta = self._head(sha256)
+        return None if meta is None else meta["size"]
+
+    def _head(self, sha256: str) -> ObjectMeta | None:
         try:
-            return obstore.head(self._store, _key(sha256))["size"]
+            return obstore.head(self._store, _key(sha256))
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
@@ -181,6 +294,18 @@ def open_artifacts(url: str) -> ObjectArtifacts:
 def stored_file(path: Path, *, name: str) -> StoredFile:
     """What `put_file` would return."""
     return StoredFile(name, sha256_file(path), path.stat().st_size)
+
+
+def _check(sha256: str, found: str) -> None:
+    if found != sha256:
+        raise DamagedError(
+            f"the stored file {sha256} has SHA-256 {found}: it was altered on the disk; restore it from a copy, or"
+            " register the run again"
+        )
+
+
+def _gone(sha256: str) -> DamagedError:
+    return DamagedError(f"the stored file {sha256} is gone from the artefact store; restore it from a copy")
 
 
 def _first_line(error: Exception) -> str:

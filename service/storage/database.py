@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ class Database:
         except DatabaseError as error:
             raise self._refusal("cannot prepare the database {}", error) from error
 
+    @cached_property
+    def _head(self) -> str | None:
+        from alembic.script import ScriptDirectory
+
+        return ScriptDirectory(str(MIGRATIONS)).get_current_head()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Where several processes may start together, one at a time is in such a block; for changes of the schema.
@@ -109,10 +116,19 @@ class Database:
         except SQLAlchemyError as error:
             raise self._refusal(what, error) from error
 
-    def ping(self) -> None:
-        """Raise StorageError unless the database answers."""
+    def check(self) -> None:
+        """See whether the database answers and has this version's schema.
+
+        Raises:
+            StorageError: it does not, or has another one.
+        """
         with self.session() as session:
-            session.execute(text("select 1"))
+            found = session.execute(text("select version_num from alembic_version")).scalars().all()
+        if list(found) != [self._head]:
+            raise StorageError(
+                f"the database has schema {', '.join(found) or 'none'}, this version of onceforall needs {self._head};"
+                " start one of this version's API processes, which migrates it, or install the version that made it"
+            )
 
     def close(self) -> None:
         """Close all connections."""

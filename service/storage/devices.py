@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.domain import Device, Page, StoredFile, TableRecord
@@ -32,7 +32,8 @@ def device_page(session: Session, limit: int, cursor: str | None) -> Page[Device
 
 def add_table(session: Session, record: TableRecord) -> None:
     """Insert a latency table."""
-    session.add(TableRow(**(asdict(record) | {"content": asdict(record.content), "missing": list(record.missing)})))
+    values = asdict(record) | {"content": asdict(record.content), "missing": list(record.missing)}
+    session.add(TableRow(**values, complete=not record.missing))
 
 
 def get_table(session: Session, table_id: str) -> TableRecord | None:
@@ -59,6 +60,31 @@ def tables_for(session: Session, device: str, space: str, num_classes: int) -> l
         TableRow.device == device, TableRow.space == space, TableRow.num_classes == num_classes
     )
     return [_table(row) for row in session.scalars(query.order_by(TableRow.version.desc()))]
+
+
+def newest_complete(session: Session, device: str, space: str, num_classes: int) -> str | None:
+    """Id of the device's newest table for a space that lacks no row."""
+    return session.scalar(_NEWEST_COMPLETE, {"device": device, "space": space, "num_classes": num_classes})
+
+
+def delete_table(session: Session, table_id: str) -> None:
+    """Remove a latency table's row."""
+    row = session.get(TableRow, table_id)
+    if row is not None:
+        session.delete(row)
+
+
+_NEWEST_COMPLETE = (
+    select(TableRow.id)
+    .where(
+        TableRow.device == bindparam("device"),
+        TableRow.space == bindparam("space"),
+        TableRow.num_classes == bindparam("num_classes"),
+        TableRow.complete,
+    )
+    .order_by(TableRow.version.desc())
+    .limit(1)
+)
 
 
 def _device(row: DeviceRow) -> Device:

@@ -27,6 +27,12 @@ def alive(session: Session, seconds: float) -> int:
     return session.scalar(fresh) or 0
 
 
+def alive_at(session: Session, host: str, seconds: float) -> bool:
+    """Whether a process of that machine gave a sign of life within so many seconds."""
+    fresh = select(ExecutorRow.id).where(ExecutorRow.host == host, ExecutorRow.beat_at >= _now(session) - seconds)
+    return session.scalar(fresh.limit(1)) is not None
+
+
 def others(session: Session, executor: str) -> list[str]:
     """Ids of all hosts but this one."""
     return list(session.scalars(select(ExecutorRow.id).where(ExecutorRow.id != executor)))

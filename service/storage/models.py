@@ -58,6 +58,7 @@ class TableRow(Base):
     num_classes: Mapped[int]
     rows: Mapped[int]
     missing: Mapped[list[Any]]
+    complete: Mapped[bool]
     provenance: Mapped[dict[str, Any]]
     content: Mapped[dict[str, Any]]
     format: Mapped[str]
@@ -65,7 +66,7 @@ class TableRow(Base):
 
 
 class RequestRow(Base):
-    """A budget somebody asked for."""
+    """A budget somebody asked for; `formats` are those that its job is to make."""
 
     __tablename__ = "subnet_requests"
 
@@ -73,6 +74,15 @@ class RequestRow(Base):
     spec: Mapped[dict[str, Any]]
     subnet_id: Mapped[str | None]
     created_at: Mapped[str]
+    formats: Mapped[list[Any]]
+
+
+FIGURES = ("created_at", "accuracy", "predicted_accuracy", "macs", "params")
+"""What subnets are sorted and filtered by; `LatencyRow` repeats them, so that a browse reads one index."""
+
+
+def _figures_but(name: str, *more: str) -> list[str]:
+    return [other for other in (*FIGURES, *more) if other not in (name, "created_at")]
 
 
 class SubnetRow(Base):
@@ -80,9 +90,7 @@ class SubnetRow(Base):
 
     __tablename__ = "subnets"
     __table_args__ = (
-        Index("subnets_by_time", "created_at", "id"),
-        Index("subnets_by_accuracy", "accuracy", "id"),
-        Index("subnets_by_macs", "macs", "id"),
+        *(Index(f"subnets_by_{name}", name, "id", *_figures_but(name), "supernet_id") for name in FIGURES),
         Index("subnets_by_size", "created_at", "id", "stored_files", "stored_bytes"),
     )
 
@@ -112,14 +120,83 @@ class SubnetRow(Base):
 
 
 class LatencyRow(Base):
-    """A subnet's latency on one device."""
+    """A subnet's latency on one device, and the subnet's figures."""
 
     __tablename__ = "subnet_latencies"
+    __table_args__ = tuple(
+        Index(
+            f"subnet_latencies_by_{name}",
+            "device",
+            name,
+            "subnet_id",
+            *_figures_but(name, "predicted_ms"),
+            "supernet_id",
+        )
+        for name in (*FIGURES, "predicted_ms")
+    )
 
     subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.id"), primary_key=True)
     device: Mapped[str] = mapped_column(primary_key=True)
     predicted_ms: Mapped[float]
     measured_ms: Mapped[float | None]
+    created_at: Mapped[str]
+    accuracy: Mapped[float]
+    predicted_accuracy: Mapped[float]
+    macs: Mapped[int] = mapped_column(BigInteger)
+    params: Mapped[int] = mapped_column(BigInteger)
+    supernet_id: Mapped[str]
+
+
+class FrontRow(Base):
+    """A front of predicted accuracy against one cost."""
+
+    __tablename__ = "fronts"
+    __table_args__ = (Index("fronts_by_supernet", "supernet_id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    supernet_id: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    content: Mapped[dict[str, Any]]
+    created_at: Mapped[str]
+
+
+class KeyRow(Base):
+    """A key; only a digest of its secret is stored."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    secret_sha256: Mapped[str]
+    scopes: Mapped[list[Any]]
+    requests_per_minute: Mapped[int | None]
+    max_active_jobs: Mapped[int | None]
+    created_at: Mapped[str]
+    expires_at: Mapped[str | None]
+    revoked_at: Mapped[str | None]
+
+
+class JobOwnerRow(Base):
+    """The key that last submitted a job."""
+
+    __tablename__ = "job_owners"
+    __table_args__ = (Index("job_owners_by_key", "key_id"),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str]
+
+
+class IdempotencyRow(Base):
+    """An Idempotency-Key that was used, by whom and for what."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("idempotency_keys_by_time", "created_at"),)
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_digest: Mapped[str]
+    response_digest: Mapped[str | None]
+    created_at: Mapped[str]
 
 
 class JobRow(Base):

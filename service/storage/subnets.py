@@ -2,31 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import and_, select
+from sqlalchemy import Text, bindparam, cast, select
 from sqlalchemy.orm import Session
 
 from service.domain import Latency, Page, StoredFile, SubnetRecord, SubnetRequest, SubnetSpec
 from service.storage.jobs import ACTIVE
-from service.storage.models import JobRow, LatencyRow, RequestRow, SubnetRow
-from service.storage.paging import Column, Order, slice_of
+from service.storage.models import FIGURES, JobRow, LatencyRow, RequestRow, SubnetRow
+from service.storage.paging import Column, Order, ids_of
 from supernet.errors import ConfigError, one_of
 
-SORTS = ("created_at", "accuracy", "predicted_accuracy", "macs", "params", "latency_ms")
-_COLUMNS: dict[str, Column] = {name: getattr(SubnetRow, name) for name in SORTS if name != "latency_ms"}
-_COLUMNS["latency_ms"] = LatencyRow.predicted_ms
+SORTS = (*FIGURES, "latency_ms")
+_COLUMNS: dict[str, Column] = {name: getattr(SubnetRow, name) for name in FIGURES}
+_COLUMNS_ON_DEVICE: dict[str, Column] = {name: getattr(LatencyRow, name) for name in FIGURES}
+_COLUMNS_ON_DEVICE["latency_ms"] = LatencyRow.predicted_ms
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where a request stands, without its bulk.
+
+    Attributes:
+        subnet_id: the answer, once it is there.
+        files: the answer's files as JSON text; formats that are made later come to it.
+        job: state and time of the last change of the request's job; None when there is none.
+    """
+
+    subnet_id: str | None
+    files: str | None
+    job: tuple[str, str] | None
 
 
 def add_request(session: Session, request: SubnetRequest) -> None:
     """Insert a request."""
     session.add(
         RequestRow(
-            id=request.id, spec=request.spec.to_dict(), subnet_id=request.subnet_id, created_at=request.created_at
+            id=request.id,
+            spec=request.spec.to_dict(),
+            subnet_id=request.subnet_id,
+            created_at=request.created_at,
+            formats=[],
         )
     )
+
+
+def want_formats(session: Session, request_id: str, formats: Collection[str]) -> None:
+    """Note which formats the job of a request is to make, besides those that were wanted earlier."""
+    row = session.get_one(RequestRow, request_id)
+    row.formats = sorted({*row.formats, *formats})
+
+
+def formats_wanted(session: Session, request_id: str) -> tuple[str, ...]:
+    """Formats that the request's job is to make."""
+    row = session.get(RequestRow, request_id)
+    return () if row is None else tuple(row.formats)
+
+
+def add_file(session: Session, subnet_id: str, format: str, file: StoredFile) -> bool:
+    """Note a subnet's file in one more format; False where it has one, or the subnet is gone. Exclusive session."""
+    row = session.get(SubnetRow, subnet_id)
+    if row is None or format in row.files:
+        return False
+    row.files = {**row.files, format: asdict(file)}
+    return True
 
 
 def get_request(session: Session, request_id: str) -> SubnetRequest | None:
@@ -52,8 +93,9 @@ def add_subnet(session: Session, record: SubnetRecord) -> bool:
     new = session.get(SubnetRow, record.id) is None
     if new:
         values = asdict(record) | {"files": {name: asdict(file) for name, file in record.files.items()}}
+        figures = {name: values[name] for name in (*FIGURES, "supernet_id")}
         values["latencies"] = [
-            LatencyRow(subnet_id=record.id, device=device, **asdict(latency))
+            LatencyRow(subnet_id=record.id, device=device, **asdict(latency), **figures)
             for device, latency in record.latencies.items()
         ]
         session.add(SubnetRow(**values))
@@ -69,7 +111,7 @@ def get_subnet(session: Session, subnet_id: str) -> SubnetRecord | None:
     return None if row is None else _record(row)
 
 
-def subnet_page(
+def subnet_ids(
     session: Session,
     limit: int,
     cursor: str | None,
@@ -79,16 +121,15 @@ def subnet_page(
     supernet: str | None = None,
     at_least: Mapping[str, float] | None = None,
     at_most: Mapping[str, float] | None = None,
-) -> Page[SubnetRecord]:
-    """Subnets that pass the filters.
+) -> Page[str]:
+    """Ids of the subnets that pass the filters.
 
     Args:
         session: transaction.
         limit: greatest number of items.
         cursor: where to go on.
-        sort: one of `SORTS`, descending with a leading "-". `latency_ms` is the predicted one on `device`, and leaves
-            out the subnets that were not priced for it.
-        device: needed for `latency_ms`, in filters too.
+        sort: one of `SORTS`, descending with a leading "-". `latency_ms` is the predicted one on `device`.
+        device: leave out the subnets that were not priced for it; needed for `latency_ms`, in filters too.
         supernet: id of the supernet.
         at_least: name (as in `SORTS`, without `created_at`) -> lower bound, inclusive.
         at_most: the same for upper bounds.
@@ -100,38 +141,69 @@ def subnet_page(
     if name not in SORTS:
         raise ConfigError(one_of("sort", sort, ", ".join(f"{each}, -{each}" for each in SORTS)))
     lower, upper = at_least or {}, at_most or {}
-    query = select(SubnetRow)
-    if "latency_ms" in {name, *lower, *upper}:
-        if device is None:
-            raise ConfigError("latency_ms needs a device to sort or filter by; add device=NAME (see /api/v1/devices)")
-        query = query.join(LatencyRow, and_(LatencyRow.subnet_id == SubnetRow.id, LatencyRow.device == device))
-    elif device is not None:
-        query = query.where(SubnetRow.latencies.any(LatencyRow.device == device))
+    if device is None and "latency_ms" in {name, *lower, *upper}:
+        raise ConfigError("latency_ms needs a device to sort or filter by; add device=NAME (see /api/v1/devices)")
+    columns = _COLUMNS if device is None else _COLUMNS_ON_DEVICE
+    # "+ 0" keeps the database from taking an index on the filter: it would then have to sort all that pass, where the
+    # index on the order holds all figures and ends after a page
+    conditions = [columns[key] + 0 >= bound for key, bound in lower.items()]
+    conditions += [columns[key] + 0 <= bound for key, bound in upper.items()]
+    if device is not None:
+        conditions.append(LatencyRow.device == device)
     if supernet is not None:
-        query = query.where(SubnetRow.supernet_id == supernet)
-    for key, bound in lower.items():
-        query = query.where(_COLUMNS[key] >= bound)
-    for key, bound in upper.items():
-        query = query.where(_COLUMNS[key] <= bound)
-    if name == "latency_ms":
-        return _by_latency(session, query, sort, device or "", limit, cursor)
-    order = Order(sort, _COLUMNS[name], SubnetRow.id, descending=sort.startswith("-"))
-    rows, following = slice_of(session, query, order, limit, cursor)
-    return Page(tuple(map(_record, rows)), following)
+        conditions.append((SubnetRow if device is None else LatencyRow).supernet_id == supernet)
+    row_id = SubnetRow.id if device is None else LatencyRow.subnet_id
+    order = Order(
+        sort if device is None else f"{sort}@{device}", columns[name], row_id, descending=sort.startswith("-")
+    )
+    ids, following = ids_of(session, conditions, order, limit, cursor)
+    return Page(tuple(ids), following)
+
+
+def subnet_page(session: Session, limit: int, cursor: str | None, **which: Any) -> Page[SubnetRecord]:
+    """`subnet_ids` with the subnets themselves."""
+    page = subnet_ids(session, limit, cursor, **which)
+    return Page(tuple(get_many(session, page.items)), page.next_cursor)
+
+
+def get_many(session: Session, ids: Sequence[str]) -> list[SubnetRecord]:
+    """The subnets of these ids that are there, in the order of the ids."""
+    rows = {row.id: row for row in session.scalars(select(SubnetRow).where(SubnetRow.id.in_(ids)))}
+    return [_record(rows[one]) for one in ids if one in rows]
+
+
+def priced_with(session: Session, table_id: str) -> bool:
+    """Whether a request was priced with a latency table."""
+    query = select(RequestRow.id).where(cast(RequestRow.spec, Text).contains(table_id)).limit(1)
+    return session.scalar(query) is not None
+
+
+def files_of(session: Session, ids: Sequence[str]) -> dict[str, str]:
+    """Id -> the files of each of these subnets that is there, as JSON text: all of a subnet that ever changes."""
+    query = select(SubnetRow.id, cast(SubnetRow.files, Text)).where(SubnetRow.id.in_(ids))
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def known(session: Session, request_id: str) -> Known | None:
+    """Where a request stands; None when nobody asked for it. One statement and no JSON, for the many that ask again."""
+    row = session.execute(_KNOWN, {"id": request_id}).one_or_none()
+    if row is None:
+        return None
+    return Known(row.subnet_id, row.files, None if row.state is None else (row.state, row.updated_at))
+
+
+_KNOWN = (
+    select(RequestRow.subnet_id, cast(SubnetRow.files, Text).label("files"), JobRow.state, JobRow.updated_at)
+    .select_from(RequestRow)
+    .outerjoin(SubnetRow, SubnetRow.id == RequestRow.subnet_id)
+    .outerjoin(JobRow, JobRow.id == RequestRow.id)
+    .where(RequestRow.id == bindparam("id"))
+)
 
 
 def files_in_use(session: Session) -> set[str]:
     """Digests of the files of all subnets."""
     return {file["sha256"] for files in session.scalars(select(SubnetRow.files)) for file in files.values()}
-
-
-def _by_latency(
-    session: Session, query: Any, sort: str, device: str, limit: int, cursor: str | None
-) -> Page[SubnetRecord]:
-    order = Order(f"{sort}@{device}", LatencyRow.predicted_ms, LatencyRow.subnet_id, descending=sort.startswith("-"))
-    rows, following = slice_of(session, query.with_only_columns(LatencyRow), order, limit, cursor)
-    found = [session.get_one(SubnetRow, row.subnet_id) for row in rows]
-    return Page(tuple(map(_record, found)), following)
 
 
 def _record(row: SubnetRow) -> SubnetRecord:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from service.domain import Page, StoredFile, SupernetRecord
-from service.storage.models import SupernetRow, TableRow
+from service.storage.models import FrontRow, SupernetRow, TableRow
 from service.storage.paging import Order, slice_of
 
 
@@ -23,6 +23,17 @@ def get(session: Session, id_or_name: str) -> SupernetRecord | None:
     """The supernet of that id or name."""
     found = session.scalar(select(SupernetRow).where(or_(SupernetRow.id == id_or_name, SupernetRow.name == id_or_name)))
     return None if found is None else _record(found)
+
+
+def identify(session: Session, id_or_name: str) -> tuple[str, str, int] | None:
+    """Id, space and number of classes of the supernet of that id or name, without its bulk."""
+    row = session.execute(_IDENTIFY, {"wanted": id_or_name}).one_or_none()
+    return None if row is None else (row.id, row.space, row.num_classes)
+
+
+_IDENTIFY = select(SupernetRow.id, SupernetRow.space, SupernetRow.num_classes).where(
+    or_(SupernetRow.id == bindparam("wanted"), SupernetRow.name == bindparam("wanted"))
+)
 
 
 def page(session: Session, limit: int, cursor: str | None) -> Page[SupernetRecord]:
@@ -40,9 +51,11 @@ def delete(session: Session, supernet_id: str) -> None:
 
 
 def files_in_use(session: Session) -> set[str]:
-    """Digests of the files of all supernets and latency tables."""
+    """Digests of the files of all supernets, latency tables and fronts."""
     digests = {file["sha256"] for files in session.scalars(select(SupernetRow.files)) for file in files.values()}
-    return digests | {content["sha256"] for content in session.scalars(select(TableRow.content))}
+    for column in (TableRow.content, FrontRow.content):
+        digests |= {content["sha256"] for content in session.scalars(select(column))}
+    return digests
 
 
 def _record(row: SupernetRow) -> SupernetRecord:

@@ -28,6 +28,12 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> P
     return folder
 
 
+@pytest.fixture
+def data_copy(tmp_path: Path, data_folder: Path) -> Path:
+    """The data of a service that ended, for one test."""
+    return Path(shutil.copytree(data_folder, tmp_path / "data"))
+
+
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Settings:
     return small_settings(Path(shutil.copytree(data_folder, tmp_path_factory.mktemp("service") / "data")))

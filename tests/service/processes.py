@@ -52,9 +52,9 @@ def service_process(
     folder: Path, *, environment: Mapping[str, str] | None = None, **settings: object
 ) -> Iterator[ServiceProcess]:
     """`onceforall serve` for the length of a `with` block; killed at its end where it still runs."""
-    variables = {f"ONCEFORALL_{name.upper()}": str(value) for name, value in settings.items()}
     small = {"ONCEFORALL_SEARCH_POPULATION": "50", "ONCEFORALL_SEARCH_GENERATIONS": "40"}
-    arguments = ["serve", "--data-dir", str(folder), "--port", "0"]
+    arguments = ["serve", "--data-dir", str(folder), "--port", str(settings.pop("port", 0))]
+    variables = {f"ONCEFORALL_{name.upper()}": str(value) for name, value in settings.items()}
     with subprocess.Popen(
         [sys.executable, "-m", "service.cli", *arguments],
         cwd=ROOT,
@@ -72,6 +72,6 @@ def service_process(
         try:
             first = process.stdout.readline()
             assert first.startswith("serving at "), "".join(log)
-            yield ServiceProcess(process, first.split()[2], log, reader)
+            yield ServiceProcess(process, first.split()[2].rstrip(","), log, reader)
         finally:
             process.kill()

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from small_service import SPACE, make_table, small_settings
+from small_service import SPACE, make_table
 
 from service.client import Client, ServiceError
 from service.settings import Settings
@@ -420,6 +420,17 @@ WEIGHTS_FAULTS = {
         lambda path: with_header(path, lambda header: {f"t{i}": {} for i in range(20_001)}),
         "allowed: 1 to 20000",
     ),
+    "a tensor of 64 GiB": (
+        lambda path: with_header(
+            path, lambda header: {"x": {"dtype": "F32", "shape": [1 << 34], "data_offsets": [0, 1 << 36]}}
+        ),
+        "truncated: tensor 'x' ends at byte 68719476736",
+    ),
+    "200,000 tensors": (
+        lambda path: with_header(path, lambda header: {f"tensor{i}": {"dtype": "F32"} for i in range(200_000)}),
+        "its header has",
+    ),
+    "a pickle": (lambda path: path.write_bytes(b"PK\x03\x04archive/data.pkl" * 100), "truncated"),
 }
 
 
@@ -450,6 +461,7 @@ def test_weights_that_do_not_match_their_digest_are_refused(client: Client, copy
         ("manifest.json", {"space": "elsewhere"}, "unknown search space 'elsewhere'"),
         ("manifest.json", {"num_classes": 10**9}, "allowed: 2 to 100000"),
         ("manifest.json", {"num_classes": True}, "num_classes is True"),
+        ("manifest.json", {"num_classes": 100_000}, "its classifier has the shape (10,), manifest.json says 100000"),
         ("manifest.json", {"weights": None}, "lacks a field"),
         ("predictor/predictor.json", {"space": "elsewhere"}, "the predictor was made for space 'elsewhere'"),
         (
@@ -537,12 +549,3 @@ def test_a_deleted_supernet_leaves_its_subnets_and_frees_its_files(
     assert client.register_run(copy, "brief")["id"] == supernet["id"]
     assert client.request_subnet("brief", "macs<=3M") == subnet
     client.delete_supernet("brief")
-
-
-def test_an_address_that_others_can_reach_needs_consent(tmp_path: Path) -> None:
-    for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
-        with pytest.raises(ValueError, match="can be reached by other machines"):
-            small_settings(tmp_path, host=host).check_address()
-        small_settings(tmp_path, host=host, public=True).check_address()
-    for host in ("127.0.0.1", "::1", "localhost"):
-        small_settings(tmp_path, host=host).check_address()

@@ -18,6 +18,7 @@ from obstore.store import LocalStore
 from small_service import SPACE, serving, small_settings
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
+from test_health import wait_ready
 
 from latency_tables import profile_space
 from service.api import problems
@@ -39,7 +40,7 @@ from supernet.training.trainer import start_run
 
 def test_health_readiness_and_version_answer(url: str) -> None:
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+    assert wait_ready(url).json() == {"status": "ready"}
     assert httpx.get(f"{url}/version").json()["name"] == "onceforall"
 
 
@@ -146,7 +147,7 @@ def test_too_many_sessions_at_a_time_are_a_storage_error_and_a_broken_rule_is_no
         for _ in range(15):  # the pool's five connections and the ten that it may add
             stack.enter_context(database.session()).execute(text("select 1"))
         with pytest.raises(StorageError, match=r"QueuePool limit .*; send fewer requests at a time"):
-            database.ping()
+            database.check()
     with pytest.raises(IntegrityError), database.session() as session:
         session.execute(text("insert into devices (name) values (null)"))
     database.close()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from supernet.errors import ConfigError, ExportError, StorageError
-from supernet.export import SUFFIXES, export_network, relative_error, subnet_metadata
+from supernet.export import SUFFIXES, export_network, relative_error, rounding_error, subnet_metadata
 from supernet.files import sha256_file
 from supernet.images import Normalisation
 from supernet.network import Network, Subnet
@@ -102,6 +102,21 @@ def test_an_export_that_computes_something_else_is_refused_and_not_written(tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
     handle.remove()
     export_network(subnet, path)
+
+
+def test_a_network_that_amplifies_rounding_is_held_to_its_own_rounding(tmp_path: Path) -> None:
+    subnet = lively_subnet("mobilenet_v3_tiny", 3)
+    images = torch.rand(1, 3, subnet.resolution, subnet.resolution)
+
+    def noisy(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
+        # float32 is 1e-3 off float64; the file, made from the layers, knows nothing of it
+        return logits * (1 + (1e-3 if logits.dtype == torch.float32 else 0.0))
+
+    subnet.register_forward_hook(noisy)
+    assert rounding_error(subnet, images) == pytest.approx(1e-3, rel=0.01)
+    done = export_network(subnet, tmp_path / "a.onnx")
+    assert 5e-4 < done.error < 2e-3
+    assert relative_error(torch.tensor([float("nan")]), torch.tensor([1.0])) == float("inf")
 
 
 def test_a_network_whose_later_outputs_are_not_numbers_is_not_exported(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_graph_computes_what_the_network_computes(space: str, seed: int, res
 
 @pytest.mark.slow
 def test_it_equals_the_graph_of_torchs_own_exporter() -> None:
-    pytest.importorskip("onnxscript", reason="torch's exporter needs onnxscript, a part of the extra dev")
+    pytest.importorskip("onnxscript", reason="torch's exporter needs onnxscript, a part of the extra onnx")
     subnet = lively_subnet("mobilenet_v3_tiny", 0)
     size = subnet.resolution
     images = torch.randn(1, 3, size, size)

@@ -1,0 +1,102 @@
+"""Does the service answer whatever schemathesis can think of as its OpenAPI document says, and never with a 5xx?
+
+Command: python -m benchmarks.service_schemathesis --max-examples 100   (about 10 minutes on a quiet machine)
+Result:  benchmarks/results/service_schemathesis.json; failures are printed with the requests that show them.
+
+One service on a new temporary folder, on all addresses, so that keys are required, with a small supernet, a device, its
+table and one subnet; jobs run. All checks of schemathesis, all of its phases, seed 0. One of its defaults is changed:
+`positive_data_acceptance` takes 422 and 416 too. A body that its schema allows can still be refused, because the schema
+does not know which supernets exist, which layers a space has, or how long a file is; any other refusal counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.service_process import machine, make_run, make_table, service
+from service.client import Client
+from service.keys import Scope, new_key
+from service.storage import keys
+from service.storage.database import Database
+from supernet.files import write_json
+
+RESULT = Path(__file__).parent / "results" / "service_schemathesis.json"
+CONFIGURATION = """
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "416", "422", "429"]
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--max-examples", type=int, default=100, help="of each operation and phase")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--include-path-regex", default="", help="fewer operations")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        found = fuzz(Path(temporary), chosen.max_examples, chosen.seed, chosen.include_path_regex)
+    write_json(chosen.out, {"machine": machine(), "max_examples": chosen.max_examples, "seed": chosen.seed, **found})
+    sys.exit(found["status"])
+
+
+def fuzz(folder: Path, max_examples: int, seed: int, paths: str) -> dict[str, Any]:
+    """Start a service and let schemathesis at it."""
+    with service(folder / "data", host="0.0.0.0", front_population=20, front_generations=2) as running:
+        url = running.url.replace("0.0.0.0", "127.0.0.1")
+        key = admin_key(running.data)
+        with Client(url, key=key) as client:
+            client.register_run(make_run(folder / "run"), "cifar10")
+            client.create_device("note10")
+            make_table("note10").save(folder / "note10.json")
+            client.upload_table("note10", folder / "note10.json")
+            client.request_subnet("cifar10", "macs<=3M, latency_ms@note10<=20")
+        configuration = folder / "schemathesis.toml"
+        configuration.write_text(CONFIGURATION)
+        report = folder / "report.json"
+        command = [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration)),
+            *("run", f"{url}/api/v1/openapi.json", "--checks", "all", "--max-examples", str(max_examples)),
+            *("--seed", str(seed), "--header", f"Authorization: Bearer {key}", "--suppress-health-check", "all"),
+            *("--request-timeout", "120", "--report", "json", "--report-json-path", str(report)),
+            *(("--include-path-regex", paths) if paths else ()),
+        ]
+        begin = time.monotonic()
+        status = subprocess.run(
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, check=False
+        ).returncode
+        seconds = time.monotonic() - begin
+    log = (folder / "data.log").read_text().splitlines()
+    answers = [json.loads(line) for line in log if line.startswith("{") and '"request"' in line]
+    statuses: dict[str, int] = {}
+    for line in answers:
+        if line.get("event") == "request":
+            statuses[str(line["status"])] = statuses.get(str(line["status"]), 0) + 1
+    return {
+        "status": status,
+        "seconds": round(seconds),
+        "answers": dict(sorted(statuses.items())),
+        "report": json.loads(report.read_text()) if report.is_file() and status else None,
+    }
+
+
+def admin_key(data: Path) -> str:
+    """A key that may do everything, as often as it likes."""
+    text, key = new_key("schemathesis", [Scope.ADMIN], requests_per_minute=1_000_000, max_active_jobs=1000)
+    database = Database(f"sqlite:///{data / 'service.sqlite'}")
+    with database.session() as session:
+        keys.add(session, key)
+    database.close()
+    return text
+
+
+if __name__ == "__main__":
+    main()

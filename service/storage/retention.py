@@ -1,0 +1,77 @@
+"""Rows that are due to go, and the only way in which a subnet is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from service.storage.jobs import ACTIVE
+from service.storage.models import FrontRow, JobRow, LatencyRow, RequestRow, SubnetRow, SupernetRow, TableRow
+
+
+@dataclass(frozen=True)
+class DueSubnet:
+    """A subnet that may go.
+
+    Attributes:
+        id: of the subnet.
+        size_bytes: of its files.
+    """
+
+    id: str
+    size_bytes: int
+
+
+def oldest(session: Session, *, before: str | None, excess: int, not_after: str) -> Iterator[DueSubnet]:
+    """Subnets from the oldest on: those made before a moment, and as many more as free `excess` bytes.
+
+    Args:
+        session: transaction.
+        before: time of creation before which a subnet is due; None: no age is.
+        excess: bytes to free; those of subnets that are due by their age count.
+        not_after: subnets that were made later are not due for any reason.
+    """
+    columns = (SubnetRow.id, SubnetRow.created_at, SubnetRow.stored_bytes)
+    query = select(*columns).where(SubnetRow.created_at <= not_after).order_by(SubnetRow.created_at, SubnetRow.id)
+    with session.execute(query.execution_options(yield_per=1000)) as found:
+        for row_id, created_at, size in found:
+            if not (excess > 0 or (before is not None and created_at < before)):
+                return
+            excess -= size
+            yield DueSubnet(row_id, size)
+
+
+def delete_subnet(session: Session, subnet_id: str) -> set[str] | None:
+    """Forget a subnet, its requests and their jobs, so that the same request makes it anew.
+
+    Returns:
+        Digests of its files, for `staging.leave` in the same transaction; None where it is gone already, or a job is at
+        work on a request of it.
+    """
+    files = session.scalar(select(SubnetRow.files).where(SubnetRow.id == subnet_id))
+    requests = list(session.scalars(select(RequestRow.id).where(RequestRow.subnet_id == subnet_id)))
+    busy = select(JobRow.id).where(JobRow.id.in_(requests), JobRow.state.in_(ACTIVE)).limit(1)
+    if files is None or session.scalar(busy) is not None:
+        return None
+    session.execute(delete(LatencyRow).where(LatencyRow.subnet_id == subnet_id))
+    session.execute(delete(SubnetRow).where(SubnetRow.id == subnet_id))
+    session.execute(delete(RequestRow).where(RequestRow.id.in_(requests)))
+    session.execute(delete(JobRow).where(JobRow.id.in_(requests)))
+    return {file["sha256"] for file in files.values()}
+
+
+def owners(session: Session) -> dict[str, str]:
+    """Digest of every file that a row names -> one row that names it, in words."""
+    found: dict[str, str] = {}
+    for row_id, files in session.execute(select(SubnetRow.id, SubnetRow.files).execution_options(yield_per=1000)):
+        found |= {file["sha256"]: f"subnet {row_id}, {format}" for format, file in files.items()}
+    for table_id, content in session.execute(select(TableRow.id, TableRow.content)):
+        found[content["sha256"]] = f"latency table {table_id}"
+    for front_id, content in session.execute(select(FrontRow.id, FrontRow.content)):
+        found[content["sha256"]] = f"front {front_id}"
+    for name, files in session.execute(select(SupernetRow.name, SupernetRow.files)):
+        found |= {file["sha256"]: f"supernet {name}, {path}" for path, file in files.items()}
+    return found

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.service_schemathesis import fuzz
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_schemathesis_finds_no_fault_and_no_5xx(tmp_path: Path) -> None:
+    """A short run; benchmarks/service_schemathesis.py makes a long one."""
+    found = fuzz(tmp_path, max_examples=2, seed=1, paths="")
+    assert found["status"] == 0, found["report"]
+    assert sum(found["answers"].values()) > 500
+    assert not [status for status in found["answers"] if status.startswith("5")]

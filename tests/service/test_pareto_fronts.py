@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from small_service import SPACE, make_table, serving, small_settings
+
+from latency_tables import macs
+from service.client import Client, ServiceError
+from service.storage import retention, staging
+from service.storage.artifacts import open_artifacts
+from service.storage.database import Database
+from supernet import SubnetConfig
+
+
+@pytest.fixture(scope="module")
+def fronts(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Iterator[str]:
+    import shutil
+
+    folder = Path(shutil.copytree(data_folder, tmp_path_factory.mktemp("fronts") / "data"))
+    with serving(small_settings(folder, front_population=60, front_generations=8)) as url, Client(url) as client:
+        client.create_device("bench", hardware="a formula", runtime="formula")
+        make_table().save(folder / "bench.json")
+        client.upload_table("bench", folder / "bench.json")
+        yield url
+
+
+def test_a_front_has_no_subnet_that_another_beats_and_its_costs_are_true(fronts: str) -> None:
+    with Client(fronts) as client:
+        found = client.front("noise", device="bench")
+        assert found["metric"] == "latency_ms@bench"
+        points = found["points"]
+        table = make_table()
+        assert len(points) > 3
+        for point in points:
+            config = SubnetConfig.from_dict(point["config"])
+            assert point["costs"]["macs"] == macs(SPACE.layers(config))
+            assert point["costs"]["latency_ms@bench"] == pytest.approx(table.estimate_ms(SPACE, config))
+        ordered = [(-point["predicted_accuracy"], point["costs"]["latency_ms@bench"]) for point in points]
+        assert ordered == sorted(ordered)  # the best first, and every next one cheaper
+        costs = [cost for _, cost in ordered]
+        assert costs == sorted(costs, reverse=True)
+        assert client.front("noise", device="bench") == found
+        assert found["table"] == next(client.list_tables("bench"))["id"]
+        assert sum(job["kind"] == "find_front" for job in client.list_jobs()) == 1
+
+
+def test_the_first_request_starts_the_job_and_the_next_ones_name_it(fronts: str) -> None:
+    first = httpx.get(f"{fronts}/api/v1/pareto-fronts?supernet=noise&metric=params")
+    assert (first.status_code, first.json()["points"]) == (202, None)
+    assert first.headers["location"] == f"/api/v1/jobs/{first.json()['id']}"
+    assert int(first.headers["retry-after"]) >= 1
+    waited = httpx.get(
+        f"{fronts}/api/v1/pareto-fronts?supernet=noise&metric=params", headers={"Prefer": "wait=30"}, timeout=120
+    )
+    assert (waited.status_code, waited.json()["job"]) == (200, None)
+    assert waited.json()["id"] == first.json()["id"]
+
+
+def test_a_front_is_also_csv_and_a_304_for_who_has_it(fronts: str) -> None:
+    with Client(fronts) as client:
+        points = client.front("noise")["points"]
+    address = f"{fronts}/api/v1/pareto-fronts?supernet=noise&format=csv"
+    answer = httpx.get(address)
+    assert answer.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [float(row["predicted_accuracy"]) for row in rows] == [point["predicted_accuracy"] for point in points]
+    assert [json.loads(row["config"]) for row in rows] == [point["config"] for point in points]
+    assert [float(row["macs"]) for row in rows] == [point["costs"]["macs"] for point in points]
+    same = httpx.get(address, headers={"If-None-Match": answer.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    as_json = httpx.get(address.replace("csv", "json"))
+    assert as_json.headers["etag"] != answer.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    ("query", "where", "message"),
+    [
+        ({"supernet": "nobody"}, "query.supernet", "no supernet 'nobody'"),
+        ({"supernet": "noise", "device": "nobody"}, "query.device", "no complete latency table of 'nobody'"),
+        ({"supernet": "noise", "device": "bench", "metric": "macs"}, "query.metric", "leave device out"),
+        ({"supernet": "noise", "metric": "latency_ms"}, "query.metric", "add device=NAME"),
+        ({"supernet": "noise", "metric": "beauty"}, "query.metric", "'latency_ms', 'macs'"),
+        ({}, "query.supernet", "required"),
+    ],
+)
+def test_a_wrong_question_is_refused_and_named(fronts: str, query: dict[str, str], where: str, message: str) -> None:
+    answer = httpx.get(f"{fronts}/api/v1/pareto-fronts", params=query)
+    assert answer.status_code == 422
+    assert any(fault["where"] == where and message in fault["message"] for fault in answer.json()["faults"])
+
+
+def test_a_front_whose_job_was_cancelled_is_said_to_be(data_copy: Path) -> None:
+    with serving(small_settings(data_copy, job_workers=0)) as url, Client(url) as client:
+        job = httpx.get(f"{url}/api/v1/pareto-fronts?supernet=noise").json()["job"]
+        client.cancel(job["id"])
+        again = httpx.get(f"{url}/api/v1/pareto-fronts?supernet=noise")  # starts it anew
+        assert again.json()["job"]["state"] == "queued"
+        with pytest.raises(ServiceError, match="was not there after 0 s"):
+            client.front("noise", wait_s=0)
+
+
+def test_a_fronts_file_is_in_use_until_its_supernet_is_deleted(data_copy: Path) -> None:
+    settings = small_settings(data_copy, front_population=20, front_generations=2)
+    artifacts = open_artifacts(settings.resolved_artifact_url)
+    database = Database(settings.resolved_database_url)
+    with serving(settings) as url, Client(url) as client:
+        client.front("noise", metric="macs")
+        with database.session() as session:
+            named = retention.owners(session)
+            assert set(artifacts.digests()) == staging.in_use(session) == named.keys()
+        assert sum(owner.startswith("front ") for owner in named.values()) == 1
+        client.delete_supernet("noise")
+    assert not set(artifacts.digests())
+    database.close()
