@@ -258,6 +258,12 @@ def report() -> None:
                 **row,
                 "points_over_dense": None if against is None else 100 * (row["test"] - against),
             }
+    dense = {(run["variant"]["rate"], run["seed"]): run["test"] for run in found if run["arm"] == "dense"}
+    rows["points_over_dense_training_of_the_same_rate"] = {
+        f"{run['arm']}, {json.dumps(run['variant'])}, seed {run['seed']}": 100 * (run["test"] - dense[pair])
+        for run in found
+        if run["arm"] != "dense" and (pair := (run["variant"]["rate"], run["seed"])) in dense
+    }
     write_json(RESULTS / "report.json", rows)
     print(json.dumps(rows, indent=2))
 

@@ -179,10 +179,9 @@ class FlatUnits:
         y *= factors.to(y.dtype)[self.unit_of_number]
         self._write(y.masked_fill_((factors == 0)[self.unit_of_number], 0))
 
-    def clear(self, zero: Tensor) -> None:
-        """Make the units in `zero`, bool (count), exactly zero and leave the others alone."""
-        y = self.gather()
-        self._write(y.masked_fill_(zero[self.unit_of_number], 0))
+    def clear(self) -> None:
+        """Make all chosen units exactly zero."""
+        self._write(torch.zeros(1, device=self.device).expand(len(self.positions)))
 
     def _write(self, numbers: Tensor) -> None:
         if not self.tensors:
@@ -255,9 +254,9 @@ class CompiledUnits(FlatUnits):
         """In place."""
         self.compiled.scale(self._addresses(), self.layout, self.units, factors.numpy())
 
-    def clear(self, zero: Tensor) -> None:
-        """Write only."""
-        self.compiled.clear(self._addresses(), self.layout, self.units, zero.numpy())
+    def clear(self) -> None:
+        """Only what is not zero any more is written."""
+        self.compiled.clear(self._addresses(), self.layout)
 
     def _addresses(self) -> npt.NDArray[np.int64]:
         # Asked for every time: `module.to` and `parameter.data = ...` move a tensor without a word.

@@ -37,11 +37,13 @@ class Layout:
         table: by row: its tensor, its first run, its number of runs, numbers a run, and its first number in the flat
             buffer; int64 (rows) each.
         starts: first number of every run within its tensor, int64 (runs).
+        merged: all runs in the order of memory, neighbours as one: tensor, first number, numbers; int64 each.
         numbers: size of the flat buffer.
     """
 
     table: Table
     starts: Integers
+    merged: tuple[Integers, Integers, Integers]
     numbers: int
 
     @property
@@ -58,7 +60,8 @@ class Layout:
         ends = np.cumsum(runs * length)
         first_numbers = np.concatenate([np.zeros(0, np.int64), *(starts.ravel() for _, starts, _ in parts)])
         table = (tensor, np.cumsum(runs) - runs, runs, length, ends - runs * length)
-        return cls(table, first_numbers, int(ends[-1]) if len(ends) else 0)
+        merged = _merged(tensor.repeat(runs), first_numbers, length.repeat(runs))
+        return cls(table, first_numbers, merged, int(ends[-1]) if len(ends) else 0)
 
 
 def gather(memory: Integers, layout: Layout, numbers: Floats) -> None:
@@ -101,9 +104,18 @@ def scale(memory: Integers, layout: Layout, units: Integers, factors: Doubles) -
     _split(_scale, layout, memory, layout.table, layout.starts, units, factors)
 
 
-def clear(memory: Integers, layout: Layout, units: Integers, zero: Flags) -> None:
-    """Units in `zero` become zero."""
-    _split(_clear, layout, memory, layout.table, layout.starts, units, zero)
+def clear(memory: Integers, layout: Layout) -> None:
+    """All numbers become zero."""
+    split(_clear, len(layout.merged[0]), layout.numbers, memory, *layout.merged)
+
+
+def _merged(tensor: Integers, starts: Integers, length: Integers) -> tuple[Integers, Integers, Integers]:
+    order = np.lexsort((starts, tensor))
+    tensor, starts, length = tensor[order], starts[order], length[order]
+    apart = np.ones(len(order), np.bool_)
+    apart[1:] = (tensor[1:] != tensor[:-1]) | (starts[1:] != starts[:-1] + length[:-1])
+    first = np.flatnonzero(apart)
+    return tensor[first], starts[first], np.add.reduceat(length, first) if len(first) else length
 
 
 def _split(kernel: Callable[..., None], layout: Layout, *arguments: Any) -> None:
@@ -271,19 +283,14 @@ def _scale(
 
 
 @_kernel
-def _clear(
-    memory: Integers, table: Table, starts: Integers, units: Integers, zero: Flags, first: int, last: int
-) -> None:
+def _clear(memory: Integers, tensor: Integers, starts: Integers, length: Integers, first: int, last: int) -> None:
     # Nearly always the numbers are still zero, with momentum and gradient zero as well (behind a ReLU). Reading that is
     # half of the traffic of writing it again, and the step after pruning is bound by memory.
-    tensor, first_run, runs, length, _offset = table
-    for row in range(first, last):
-        if zero[units[row]]:
-            n = length[row]
-            for run in range(first_run[row], first_run[row] + runs[row]):
-                y = carray(_pointer(memory[tensor[row]] + _BYTES * starts[run]), (n,), np.uint32)
-                bits = np.uint32(0)
-                for i in range(n):
-                    bits |= y[i]
-                if bits != 0:
-                    y[:] = 0
+    for run in range(first, last):
+        n = length[run]
+        y = carray(_pointer(memory[tensor[run]] + _BYTES * starts[run]), (n,), np.uint32)
+        bits = np.uint32(0)
+        for i in range(n):
+            bits |= y[i]
+        if bits != 0:
+            y[:] = 0

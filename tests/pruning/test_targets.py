@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.targets import Order, Target, choose, costs_of
@@ -56,6 +56,7 @@ def test_a_wrong_target_is_refused(text: str, message: str) -> None:
         Target.parse(text)
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.integers(0, 1000), st.sampled_from(["macs", "params"]), st.integers(100, 1000))
 def test_a_limit_is_met_with_as_few_units_as_possible(seed: int, metric: str, thousandths: int) -> None:
     order, share = Order(GROUPS.sets, random_scores(seed)), thousandths / 1000
@@ -93,6 +94,7 @@ def test_a_latency_is_a_function_of_the_kept_units() -> None:
         choose(GROUPS, order, Target.parse("latency_ms@phone<=6"), {"board": milliseconds})
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.integers(0, 1000), st.integers(1, 4), st.floats(0, 0.9))
 def test_cuts_grow_and_keep_every_set_within_its_limits(seed: int, divisible: int, min_share: float) -> None:
     order = Order(GROUPS.sets, random_scores(seed), divisible=divisible, min_share=min_share, fixed=frozenset({1}))
