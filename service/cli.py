@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from service.commands.auto_compress import auto_compress
 from service.commands.backup import backup, restore
 from service.commands.demo import demo
 from service.commands.export import export
@@ -41,6 +42,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(tables, name="tables")
+prune.command("auto-compress")(auto_compress)
 app.add_typer(storage, name="storage")
 app.add_typer(keys, name="keys")
 app.add_typer(prune, name="prune")

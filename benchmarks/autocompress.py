@@ -1,0 +1,474 @@
+"""How far can AutoCompress go without a loss, and what is each of its parts worth?
+
+Command: OMP_NUM_THREADS=1 python -m benchmarks.autocompress run --case digits-lenet --seeds 0 1 2
+         OMP_NUM_THREADS=1 python -m benchmarks.autocompress run --case digits-lenet --arms uniform oto --share 25%
+         OMP_NUM_THREADS=1 python -m benchmarks.autocompress latency
+         python -m benchmarks.autocompress report
+Result:  benchmarks/results/autocompress/CASE_ARM_SHARE_SEED.json, one file a run; report.json
+
+Cases: LeNet-5 (20 and 50 filters of 5x5, 500 hidden units) on handwritten digits (8x8), also with about half of the
+epochs ("short", what was tried first), and on Fashion-MNIST; a small CNN
+with batch norm on Fashion-MNIST; VGG16-BN and ResNet-18 on CIFAR-10, cut to a quarter of their width and to 8,000
+training images because two cores allow no more: their figures do not compare with those of the paper.
+
+Arms, all from the same trained dense network of that seed, each with the same epochs after it:
+- full: everything, combined dimensions, in rounds of two times less each.
+- channels: what a device computes shrinks by as much as is counted.
+- filters: filters only.
+- uniform: the same share of every layer instead of the search.
+- no-annealing: the rates that experience gives instead of the search.
+- no-purification.
+- one-shot: magnitude masks at once and masked training; neither ADMM nor purification, one round, uniform rates.
+- weights: without structure.
+- oto: Only Train Once (DHSPG) from the same dense network, at the same share of parameters, its epochs as many as
+  `full` may use; channels only, so that its counted parameters are all computed.
+
+Accuracy on the held-out part decides inside the method; "test" decides nothing. A run that was killed goes on where it
+was; a finished one is not repeated. `search` compares the annealing with random points on quick evaluations; `latency`
+measures untrained networks of full width in `channels` (what a layer's numbers are has no influence on its time), in
+PyTorch and ONNX Runtime, dense and compact in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from benchmarks.oto_networks import vgg16_bn
+from benchmarks.reference_speed import processor
+from latency_tables.measure import open_session, visit_ms
+from latency_tables.profiler import timed_pass
+from pruning.admm import AdmmSettings
+from pruning.annealing import Annealing, AnnealingSettings
+from pruning.artefact import save_compact
+from pruning.autocompress import Progress, auto_compress
+from pruning.compression_settings import CompressionSettings
+from pruning.construct import construct_kept, construct_subnet
+from pruning.groups import ZeroInvariantGroups
+from pruning.loops import Epoch, ImageLoop, reestimate_norms
+from pruning.plan import Plan
+from pruning.rates import Rates
+from pruning.selftest import telling_copy
+from pruning.training import PruningSettings, train_and_prune
+from pruning.weights import WeightMatrices, energies_of
+from supernet.evaluation import standard_error
+from supernet.files import read_json, write_json
+from supernet.training.data import load_data
+from supernet.training.in_memory import ImageData, of_parts
+
+RESULTS = Path(__file__).parent / "results" / "autocompress"
+ARMS = (
+    "full",
+    "channels",
+    "filters",
+    "uniform",
+    "no-annealing",
+    "no-purification",
+    "one-shot",
+    "weights",
+    "oto",
+)
+
+
+def lenet(seed: int, side: int) -> nn.Module:
+    """LeNet-5 as the pruning papers have it; its classifier's input follows from the images' side."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 20, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(50 * (side // 4) ** 2, 500),
+        nn.ReLU(),
+        nn.Linear(500, 10),
+    )
+
+
+def small_cnn(seed: int, side: int) -> nn.Module:
+    """Four convolutions with batch norm."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for before, after, stride in ((3, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2)):
+        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def vgg(seed: int, side: int) -> nn.Module:
+    return vgg16_bn(0.25, seed=seed)
+
+
+def resnet18(seed: int, side: int) -> nn.Module:
+    """ResNet-18 of a quarter of its width, its stem for small images (3x3, no pooling)."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    class Quarter(ResNet):
+        """The first width is an attribute that torchvision's constructor does not take."""
+
+        def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
+            if planes == 64:
+                self.inplanes = 16
+            return super()._make_layer(block, planes // 4, blocks, stride, dilate)
+
+    torch.manual_seed(seed)
+    net = Quarter(BasicBlock, [2, 2, 2, 2], num_classes=10)
+    net.conv1, net.bn1, net.maxpool = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.Identity()
+    net.fc = nn.Linear(128, 10)
+    return net
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network on a data set.
+
+    Attributes:
+        data: its name.
+        network: makes it, from a seed and the images' side.
+        dense_epochs: of the dense training.
+        batch, rate: of all trainings; the dense one takes `dense_rate`.
+        share: of the parameters that the last round may keep, for those that leave it to us.
+        settings: of AutoCompress.
+        train_limit: training images that are used; None: all.
+    """
+
+    data: str
+    network: Callable[[int, int], nn.Module]
+    dense_epochs: int
+    batch: int
+    rate: float
+    dense_rate: float
+    share: str
+    settings: CompressionSettings
+    train_limit: int | None = None
+
+
+_SHORT = CompressionSettings(
+    search=AnnealingSettings(proposals=100),
+    # 36 steps an epoch, a tenth and less of the paper's: rho starts higher, so that W can follow Z within a block
+    admm=AdmmSettings(rho=2e-2, rho_max=2.0, blocks=9),
+    admm_epochs=2,
+    purify=AnnealingSettings(proposals=40, calibration=8),
+    purify_epochs=2,
+    retrain_epochs=14,
+    allowed_drop=0.5,
+)
+_DIGITS = replace(_SHORT, admm_epochs=3, purify_epochs=3, retrain_epochs=30)
+_LONG = CompressionSettings(admm_epochs=1, retrain_epochs=8, purify_epochs=1)
+CASES = {
+    "digits-lenet": Case("digits", lenet, 30, 32, 0.02, 0.02, "2%", _DIGITS),
+    "digits-lenet-short": Case("digits", lenet, 30, 32, 0.02, 0.02, "2%", _SHORT),
+    "fashion-lenet": Case("fashion-mnist", lenet, 12, 64, 0.02, 0.05, "2%", _LONG),
+    "fashion-cnn": Case("fashion-mnist", small_cnn, 12, 64, 0.05, 0.05, "12.5%", _LONG),
+    "cifar-vgg16": Case("cifar10", vgg, 30, 64, 0.02, 0.05, "6.25%", _LONG, 8000),
+    "cifar-resnet18": Case("cifar10", resnet18, 30, 64, 0.02, 0.05, "6.25%", _LONG, 8000),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "search"):
+        own = commands.add_parser(name)
+        own.add_argument("--case", choices=list(CASES), required=True)
+        own.add_argument("--seeds", type=int, nargs="+", default=[0])
+        own.add_argument("--data-root", type=Path)
+        own.add_argument("--download", action="store_true")
+        own.add_argument("--work", type=Path, default=Path("runs/autocompress"), help="states of unfinished runs")
+        own.add_argument("--share", help="of the parameters; default: the case's")
+        if name == "run":
+            own.add_argument("--arms", nargs="+", choices=ARMS, default=["full"])
+    commands.add_parser("latency")
+    commands.add_parser("report")
+    arguments = parser.parse_args()
+    if arguments.command == "report":
+        report()
+        return
+    torch.set_num_threads(1)
+    if arguments.command == "latency":
+        latency()
+        return
+    case = CASES[arguments.case]
+    data = limited(load_data(case.data, root=arguments.data_root, download=arguments.download), case.train_limit)
+    share = arguments.share or case.share
+    for seed in arguments.seeds:
+        net = dense(arguments.case, case, data, seed, arguments.work)
+        if arguments.command == "search":
+            compare_searches(arguments.case, case, data, net, share, seed)
+            continue
+        for arm in arguments.arms:
+            path = RESULTS / f"{arguments.case}_{arm}_{share.rstrip('%')}_{seed}.json"
+            if not path.exists():
+                folder = arguments.work / path.stem
+                found = by_oto(case, data, net, share, seed, folder) if arm == "oto" else by_autocompress(
+                    case, data, net, share, seed, arm, folder)  # fmt: skip
+                found = {"case": arguments.case, "arm": arm, "share": share, "seed": seed, **found}
+                write_json(path, found | {"machine": machine()})
+                print(path.stem, json.dumps(found["outcome"]), flush=True)
+
+
+def limited(data: Any, images: int | None) -> ImageData:
+    """The data set with its first training images only; their order is by the data set's own shuffling."""
+    if images is None:
+        return data  # type: ignore[no-any-return]
+    parts = {
+        name: getattr(data, name)
+        for name in (
+            "train_images",
+            "train_labels",
+            "holdout_images",
+            "holdout_labels",
+            "test_images",
+            "test_labels",
+        )
+    }
+    parts["train_images"], parts["train_labels"] = data.train_images[:images], data.train_labels[:images]
+    return of_parts(data.name, data.class_names, parts, data.augmentation)
+
+
+def dense(name: str, case: Case, data: ImageData, seed: int, work: Path) -> nn.Module:
+    """The trained dense network of a seed, kept in the folder of states."""
+    net = case.network(seed, data.size)
+    path = work / f"{name}_dense_{seed}.pt"
+    if path.exists():
+        net.load_state_dict(torch.load(path, weights_only=True))
+        return net.eval()
+    loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.dense_rate, weight_decay=5e-4)
+    state: dict[str, Any] | None = None
+    for number in range(case.dense_epochs):
+        epoch = Epoch(number, case.dense_epochs, seed * 1000 + number, _nothing, lambda: None, state)
+        net.train()
+        loop.train_epoch(net, epoch)
+        assert epoch.used is not None
+        state = epoch.used.state_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), path)
+    return net.eval()
+
+
+def by_autocompress(
+    case: Case, data: ImageData, net: nn.Module, share: str, seed: int, arm: str, folder: Path
+) -> dict[str, Any]:
+    settings = replace(case.settings, seed=seed)
+    changes: dict[str, dict[str, Any]] = {
+        "full": {},
+        "channels": {"dimensions": "channels"},
+        "filters": {"dimensions": "filters"},
+        "weights": {"dimensions": "weights"},
+        "uniform": {"uniform": True},
+        "no-annealing": {"anneal": False},
+        "no-purification": {"purification": False},
+        "one-shot": {
+            "one_shot": True,
+            "uniform": True,
+            "purification": False,
+            "factor": 1e6,
+            "retrain_epochs": rounds_of(share) * epochs_of(settings),
+        },
+    }
+    began, before = time.thread_time(), None
+    loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.rate)
+
+    def show(progress: Progress) -> None:
+        nonlocal before
+        if before != (progress.round, progress.phase):
+            before = (progress.round, progress.phase)
+            print(folder.name, f"round {progress.round} of {progress.rounds}: {progress.phase}", flush=True)
+
+    found = auto_compress(
+        net, loop, f"params={share}", settings=replace(settings, **changes[arm]), folder=folder, progress=show
+    )
+    report = found.report
+    last = report.rounds[-1].model
+    return {
+        "outcome": outcome(report.dense.test_accuracy, last.test_accuracy, len(data.test_labels))
+        | {"params_times_less": report.dense.params / last.params, "macs_times_less": report.dense.macs / last.macs},
+        "report": report.to_dict(),
+        "processor_seconds_of_this_process": round(time.thread_time() - began, 1),
+    }
+
+
+def by_oto(case: Case, data: ImageData, net: nn.Module, share: str, seed: int, folder: Path) -> dict[str, Any]:
+    loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.rate)
+    before = loop.test_accuracy(net)
+    own = case.network(seed, data.size)
+    own.load_state_dict(net.state_dict())
+    groups = ZeroInvariantGroups(own, torch.randn(2, 3, data.size, data.size))
+    full = groups.count()
+    settings = PruningSettings(
+        target=f"params={share}",
+        epochs=rounds_of(share) * epochs_of(case.settings),
+        learning_rate=case.rate,
+        weight_decay=1e-4,
+        batch_size=case.batch,
+        start_share=0.02,
+        pruning_share=0.5,
+        min_share=0.0,
+        seed=seed,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    train_and_prune(
+        groups, data, settings, resolution=data.size, normalisation=data.normalisation(), state=folder / "training.pt"
+    )
+    compact, plan = construct_subnet(own, groups)
+    after = loop.test_accuracy(compact)
+    return {
+        "outcome": outcome(before, after, len(data.test_labels))
+        | {"params_times_less": full.params / plan.params, "macs_times_less": full.macs / plan.macs},
+        "epochs": settings.epochs,
+        "holdout": loop.accuracy(compact),
+    }
+
+
+def epochs_of(settings: CompressionSettings) -> int:
+    """Epochs of one round at most."""
+    purify = settings.purify_passes * settings.purify_epochs
+    return settings.admm.blocks * settings.admm_epochs + purify + settings.retrain_epochs
+
+
+def rounds_of(share: str) -> int:
+    return int(np.ceil(np.log2(100 / float(share.rstrip("%")))))
+
+
+def outcome(before: float | None, after: float | None, images: int) -> dict[str, Any]:
+    """Test accuracy against the dense network's; no loss: no more than one standard error of the difference's parts."""
+    assert before is not None
+    assert after is not None
+    error = standard_error(before, images)
+    return {
+        "dense_test": before,
+        "test": after,
+        "points": 100 * (after - before),
+        "standard_error_points": 100 * error,
+        "no_loss": after >= before - error,
+    }
+
+
+def compare_searches(name: str, case: Case, data: ImageData, net: nn.Module, share: str, seed: int) -> None:
+    """200 proposals of the annealing against 1,000 random points, by quick evaluation of the first round's target."""
+    loop = ImageLoop(data, batch_size=case.batch)
+    groups = ZeroInvariantGroups(net, torch.randn(2, 3, data.size, data.size))
+    matrices = WeightMatrices(groups)
+    rates = Rates(matrices, {"params": groups.count().params * float(share.rstrip("%")) / 100})
+    energies = energies_of(matrices.matrices(dict(net.named_parameters())))
+    scratch = case.network(seed, data.size)
+
+    def value(point: Any) -> float:
+        scratch.load_state_dict(net.state_dict())
+        matrices.apply(scratch, matrices.project(energies, rates.counts(point)))
+        reestimate_norms(scratch, loop.calibration_batches())
+        return 100 * loop.accuracy(scratch.eval())
+
+    began = time.perf_counter()
+    search = Annealing(rates.prior(), seed=seed)
+    while not search.done:
+        point = search.ask()
+        search.tell(point, value(point))
+    speed = search.told / (time.perf_counter() - began)
+    rng = np.random.default_rng(seed)
+    random = [value(rng.uniform(0, 1, rates.size)) for _ in range(5 * search.told)]
+    best = np.maximum.accumulate(random)
+    reached = np.flatnonzero(best >= search.best_value)
+    write_json(
+        RESULTS / f"search_{name}_{share.rstrip('%')}_{seed}.json",
+        {
+            "case": name,
+            "share": share,
+            "seed": seed,
+            "prior": value(rates.prior()),
+            "uniform": value(rates.uniform()),
+            "annealing_200": search.best_value,
+            "random_200": float(best[search.told - 1]),
+            "random_1000": float(best[-1]),
+            "random_points_until_as_good": int(reached[0]) + 1 if len(reached) else None,
+            "evaluations_per_second": speed,
+            "machine": machine(),
+        },
+    )
+
+
+def latency(turns: int = 15) -> None:
+    """Medians over turns of the quickest of a few passes, dense and compact one after the other, batch of one."""
+    rows: list[dict[str, Any]] = []
+    for name, plain in (("vgg16_bn", vgg16_bn(1.0)), ("resnet18", models.resnet18(num_classes=10))):
+        example = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        net = telling_copy(plain, [example]).eval()  # an untrained network's outputs hardly depend on its input
+        groups = ZeroInvariantGroups(net, example)
+        matrices = WeightMatrices(groups)
+        full = groups.count()
+        for share in (0.5, 0.25, 0.125):
+            rates = Rates(matrices, {"macs": share * full.macs}, "channels")
+            energies = energies_of(matrices.matrices(dict(net.named_parameters())))
+            kept = matrices.project(energies, rates.counts(rates.uniform()), "channels")
+            masked = copy.deepcopy(net)
+            matrices.apply(masked, kept)
+            compact, plan = construct_kept(masked, groups, kept.units)
+            ms = _alternating({"dense": net, "compact": compact}, plan, example, turns)
+            row = {"network": name, "macs_left": plan.macs / full.macs, "error": plan.error, "signal": plan.signal}
+            for runtime in ("torch", "onnxruntime"):
+                dense_ms, own = ms["dense", runtime], ms["compact", runtime]
+                row |= {f"{runtime}_dense_ms": dense_ms, f"{runtime}_compact_ms": own}
+                row[f"{runtime}_share_of_the_macs_cut"] = (1 - own / dense_ms) / (1 - plan.macs / full.macs)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_json(RESULTS / "latency.json", {"rows": rows, "turns": turns, "machine": machine()})
+
+
+def _alternating(nets: dict[str, nn.Module], plan: Plan, example: Tensor, turns: int) -> dict[tuple[str, str], float]:
+    images = example[:1]
+    times: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {}
+        for name, net in nets.items():
+            save_compact(Path(folder) / name, net, plan, example, formats=["onnx"])
+            sessions[name] = open_session(str(Path(folder) / name / "model.onnx"), 1)
+        for _ in range(turns):
+            for name, net in nets.items():
+                with torch.inference_mode():
+                    passes = [sum(np.diff(timed_pass([net], images))) / 1e6 for _ in range(6)]
+                times.setdefault((name, "torch"), []).append(min(passes))
+                times.setdefault((name, "onnxruntime"), []).append(min(visit_ms(sessions[name], images.numpy())))
+    return {key: float(np.median(own)) for key, own in times.items()}
+
+
+def report() -> None:
+    """Every case, share and arm over its seeds."""
+    runs = [
+        read_json(path) for path in sorted(RESULTS.glob("*.json")) if path.name not in ("report.json", "latency.json")
+    ]
+    rows: dict[str, Any] = {}
+    for run in runs:
+        if "outcome" in run:
+            rows.setdefault(run["case"], {}).setdefault(run["share"], {}).setdefault(run["arm"], []).append(
+                {"seed": run["seed"], **run["outcome"]}
+            )
+        else:
+            rows.setdefault(run["case"], {}).setdefault("search", []).append(run)
+    write_json(RESULTS / "report.json", rows)
+    print(json.dumps(rows, indent=2))
+
+
+def machine() -> dict[str, Any]:
+    return {"processor": processor(), "system": platform.machine(), "torch": torch.__version__, "threads": 1}
+
+
+def _nothing() -> Tensor:
+    return torch.zeros(())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""`onceforall prune auto-compress`: make a trained network compact to a target, by itself."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.commands.data_options import SkipCorrupt, Stream, Workers, named_files
+from service.commands.output import Json, Threads, prepare_torch, print_json, progress_bar
+from service.commands.prune import CARD, _network, _side
+from supernet.errors import ConfigError, MissingPackageError
+
+MASKS = "masks.safetensors"
+
+
+def auto_compress(
+    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the compact network to, and every round's.")],
+    target: Annotated[
+        str, typer.Option(help="What is to be met: params=5%, macs<=20M, latency_ms@DEVICE<=9; several with commas.")
+    ] = "params=25%",
+    weights: Annotated[Path | None, typer.Option(help="safetensors file of torchvision's classifier.")] = None,
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
+    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    stream: Stream = None,
+    workers: Workers = None,
+    skip_corrupt: SkipCorrupt = False,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
+    ] = None,
+    dimensions: Annotated[
+        str,
+        typer.Option(
+            help="combined (filters and columns: smallest), channels (fastest), filters, or weights (no structure)."
+        ),
+    ] = "combined",
+    proposals: Annotated[int, typer.Option(help="Quick evaluations of each round's search.")] = 200,
+    blocks: Annotated[int, typer.Option(help="ADMM: blocks of training at most, each with a higher rho.")] = 14,
+    block_epochs: Annotated[int, typer.Option(help="ADMM: epochs of each block.")] = 1,
+    purify_proposals: Annotated[int, typer.Option(help="Quick evaluations of each purification; 0: none.")] = 60,
+    allowed_drop: Annotated[float, typer.Option(help="What a purification may cost, percentage points.")] = 0.5,
+    retrain_epochs: Annotated[int, typer.Option(help="Masked training at the end of each round.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Of the first step of every block.")] = 0.02,
+    weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 1e-4,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    latencies: Annotated[
+        Path | None, typer.Option(help="Table by `prune latencies`, for a target latency_ms@DEVICE<=MS.")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="Program to write: torch-export, onnx; may be repeated.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in --out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Prune a trained network in rounds of two times less each, until it meets the target.
+
+    AutoCompress: per-layer rates are searched by annealing, weights are trained towards the chosen structure (ADMM),
+    what has become useless is purified away, and the compact network is trained on. Killed, it goes on by --resume.
+    """
+    import torch
+
+    from pruning import CompressionSettings, ImageLoop, UnitLatencies, save_compact
+    from pruning import auto_compress as compress
+    from pruning.admm import AdmmSettings
+    from pruning.annealing import AnnealingSettings
+    from pruning.autocompress import Progress
+    from pruning.compression_state import STATE
+    from supernet.files import sha256_file, write_json
+    from supernet.tensors import save_tensors
+    from supernet.training.data import FolderOptions, load_data
+
+    settings = CompressionSettings(
+        dimensions=dimensions,
+        search=AnnealingSettings(proposals=proposals),
+        admm=AdmmSettings(blocks=blocks),
+        admm_epochs=block_epochs,
+        purify=AnnealingSettings(proposals=max(purify_proposals, 1), calibration=10),
+        purification=purify_proposals > 0,
+        allowed_drop=allowed_drop,
+        retrain_epochs=retrain_epochs,
+        seed=seed,
+    )
+    if weights is None and not Path(model).is_dir():
+        raise ConfigError(
+            f"{model!r} would be untrained; AutoCompress prunes trained networks: give --weights FILE, or train and "
+            "prune at once with: onceforall prune oto"
+        )
+    if resume and not (out / STATE).exists():
+        raise ConfigError(f"there is nothing in {str(out)!r} to go on with; leave out --resume")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        hint = "go on with it by --resume, or choose" if (out / STATE).exists() else "choose"
+        raise ConfigError(f"{str(out)!r} is not an empty folder; {hint} another with --out, or remove it")
+    if "onnx" in (format or []) and find_spec("onnx") is None:  # said now, not after hours
+        raise MissingPackageError('--format onnx needs the extra "onnx": pip install "onceforall[onnx]"')
+    prepare_torch(threads)
+    side = _side(model, size)
+    images = load_data(
+        data, root=data_root, download=download, size=side, folder=FolderOptions(stream, workers, skip_corrupt)
+    )
+    if images.skipped:
+        typer.echo(named_files("left out", images.skipped), err=True)
+    net, own = _network(model, weights, len(images.class_names), seed)
+    normalisation = own or images.normalisation()
+    loop = ImageLoop(
+        images,
+        resolution=side,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        normalisation=normalisation,
+    )
+    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    table = UnitLatencies.load(latencies) if latencies else None
+    with ExitStack() as stack:
+        bars: dict[tuple[int, str], Any] = {}
+
+        def show(progress: Progress) -> None:
+            stage = (progress.round, progress.phase)
+            if stage not in bars:
+                stack.pop_all().close()
+                bars[stage] = stack.enter_context(
+                    progress_bar(f"round {progress.round} of {progress.rounds}, {progress.phase}")
+                )
+            bars[stage](progress.done, progress.total)
+
+        found = compress(
+            net,
+            loop,
+            target,
+            example_inputs=example,
+            settings=settings,
+            folder=out,
+            keep=keep or (),
+            latencies={table.device: table} if table else None,
+            progress=(lambda progress: None) if as_json else show,
+        )
+    report = found.report
+    card: dict[str, Any] = {
+        "format": 1,
+        "method": "auto-compress",
+        "model": model,
+        "resolution": side,
+        "num_classes": len(images.class_names),
+        "class_names": list(images.class_names),
+        "mean": list(normalisation.mean),
+        "std": list(normalisation.std),
+        "data": {"name": images.name, "digest": images.digest},
+        **report.to_dict(),
+    }
+    if found.plan is not None:
+        files = save_compact(out, found.model, found.plan, example, formats=format or ["torch-export"])
+        save_tensors(out / MASKS, found.masks)
+        card["sha256"] = {path.name: sha256_file(path) for path in [*files, out / MASKS]}
+    write_json(out / CARD, card)  # last: it vouches for the others
+    (out / STATE).unlink(missing_ok=True)
+    if as_json:
+        print_json(card | {"folder": str(out)})
+        return
+    typer.echo(str(report))
+    typer.echo(f"-> {out} (see {CARD}; every round's network is in its own folder)")
