@@ -68,7 +68,10 @@ def service(folder: Path, **settings: Any) -> Iterator[Service]:
             yield Service(process.stdout.readline().strip(), process.pid, folder)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 class Memory:

@@ -43,9 +43,9 @@ for command in (
     app.command()(command)
 app.add_typer(tables, name="tables")
 prune.command("auto-compress")(auto_compress)
-app.add_typer(prune, name="prune")
 app.add_typer(storage, name="storage")
 app.add_typer(keys, name="keys")
+app.add_typer(prune, name="prune")
 
 
 def _version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 
+from service import logs
 from service.app import create_app
 from service.context import Context
 from service.protocol import CappedProtocol
@@ -19,7 +20,7 @@ from supernet.errors import ConfigError
 
 
 def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM; logs go to standard error.
 
     Args:
         settings: port 0 takes any free port.
@@ -30,6 +31,7 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
         RunBusyError: another service is at work in the same data folder.
         StorageError: the data folder cannot be written.
     """
+    logs.configure(settings)
     _end_on_sigterm()
     server, listener, url = prepare(settings)
     server.on_ready = on_ready or (lambda _url: None)

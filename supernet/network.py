@@ -15,6 +15,7 @@ from supernet.errors import ConfigError
 from supernet.layers import (
     ElasticBatchNorm,
     ElasticLayer,
+    ElasticLinear,
     build_elastic_layer,
     build_layer,
     layer_with_weights,
@@ -176,6 +177,12 @@ class Supernet(nn.Module):
         for module in self.modules():
             if isinstance(module, ElasticBatchNorm):
                 module.synchronised = enabled
+
+    def set_dropout(self, probability: float) -> None:
+        """Dropout before the classifier in training mode, from now on."""
+        for layer in self.layers.values():
+            if isinstance(layer, ElasticLinear):
+                layer.dropout = probability
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two optimiser groups: weights with decay; batch norm, biases and kernel transforms without.

@@ -20,7 +20,6 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0: any free one.  [default: 8000]")] = None,
 ) -> None:
     """Answer budgets with subnets over HTTP, until interrupted; every setting is also an ONCEFORALL_* variable."""
-    from service import logs
     from service.server import run
     from service.settings import load_settings
     from supernet.memory import share_arenas
@@ -34,6 +33,5 @@ def serve(
                 f"keys are needed here; make one with: onceforall keys create NAME --data-dir {settings.data_dir}"
             )
 
-    logs.configure(settings)
     share_arenas()
     run(settings, on_ready=ready)

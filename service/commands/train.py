@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -58,6 +59,10 @@ def train(
     ema_decay: Annotated[float, typer.Option(help="Decay a step of the weights' moving average; 0: none.")] = 0.0,
     clip_norm: Annotated[float, typer.Option(help="Greatest norm of a gradient; 0: no limit.")] = 0.0,
     kd_ratio: Annotated[float, typer.Option(help="Weight of a frozen teacher's soft labels.")] = 1.0,
+    label_ratio: Annotated[
+        float | None,
+        typer.Option(help="Weight of the true labels beside a teacher in place.  [default: the preset's]"),
+    ] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(help="Share of probability spread over all classes.  [default: the preset's]")
     ] = None,
@@ -108,6 +113,7 @@ def train(
         data, device = manifest["data"]["name"], manifest["settings"]["device"]
     else:
         usual, searched = PRESETS[preset], get_space(space)
+        usual = usual if label_ratio is None else replace(usual, label_ratio=label_ratio)
         recipe = recipe or usual.recipe
         path, size = run or Path("runs") / data, largest_resolution(searched)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -13,6 +13,8 @@ random        one stage; a random subnet a step, no teacher (Random Subnet Sampl
 delayed       the largest network alone for the first half of the epochs, then the sandwich on the same learning rate
               curve, with the subnets' gradients faded in (Annavajjala et al., "Delayed epsilon-Shrinking", ECCV 2024)
 
+In place, the largest teaches beside the true labels where the preset's `label_ratio` says so (as published: never), and
+it alone has dropout (BigNAS, section 3).
 Their numbers come from a `Preset`: "small-images" (ours, found on held-out images) or "imagenet" (the paper's for
 progressive shrinking, ours for the others).
 """
@@ -44,6 +46,7 @@ class Preset:
         recipe: the one to take where none is asked for.
         batch_size: images a step and process that the learning rates are made for.
         label_smoothing, weight_decay, dropout: as in `TrainingSettings`.
+        label_ratio: as in `Stage`, for every recipe with a teacher in place.
         calibration_images: training images kept for batch norm calibration.
         progressive_epochs: epochs a stage, or None where `progressive_shares` divides a total.
         progressive_shares: share of all epochs a stage.
@@ -58,6 +61,7 @@ class Preset:
     label_smoothing: float
     weight_decay: float
     dropout: float
+    label_ratio: float
     calibration_images: int
     progressive_shares: Mapping[str, float]
     learning_rates: Mapping[str, float]
@@ -99,6 +103,7 @@ SMALL_IMAGES = Preset(
     label_smoothing=0.1,
     weight_decay=3e-5,
     dropout=0.1,
+    label_ratio=1.0,
     calibration_images=512,
     progressive_shares={
         "largest": 0.35,
@@ -126,7 +131,12 @@ SMALL_IMAGES = Preset(
 
 The recipe: on Fashion-MNIST (60,000 images, 10 epochs, one seed, benchmarks/training_recipes.py) the mean held-out
 accuracy of five subnets was 91.0 % with the sandwich, 90.1 with "progressive-sandwich" at 0.78 of its cost, 88.8 with
-"progressive" at 0.81, 89.0 with "random" at 0.18.
+"progressive" at 0.81, 89.0 with "random" at 0.18; both sandwiches without true labels for taught subnets.
+
+True labels beside the teacher in place, and no dropout for those whom it teaches: on 12,000 of these images, 8 epochs,
+one seed, the sandwich's mean was 85.1 % without both and 86.8 % with both, which were not tried apart; at twice the
+learning rate 86.7. The five trained alone: 87.1 %. On digits, three seeds, the mean of ten random subnets was 98.2,
+98.2 and 98.4 % without both, 98.4, 98.7 and 98.6 with both.
 
 The ImageNet schedule spends nothing on the largest network, which it downloads trained; here "progressive" takes a
 third for it, and another for the last stage, in which all subnets train: with a quarter and a lower rate the smallest
@@ -144,6 +154,7 @@ IMAGENET = Preset(
     label_smoothing=0.1,
     weight_decay=3e-5,
     dropout=0.1,
+    label_ratio=0.0,
     calibration_images=2000,
     progressive_shares=SMALL_IMAGES.progressive_shares,
     progressive_epochs={"largest": 180, "kernel": 125, "depth1": 25, "depth2": 125, "width1": 25, "width2": 125},
@@ -294,6 +305,8 @@ def _progressive_sandwich(
                 subnets_per_step=1 if alone else min(stage.subnets_per_step + 1, SANDWICH_SUBNETS),
                 sampling="random" if alone else "sandwich",
                 teacher="none" if alone else "in-place",
+                label_ratio=0.0 if alone else preset.label_ratio,
+                taught_dropout=alone,
                 cosine=(done / total, (done + stage.epochs) / total),
             )
         )
@@ -323,6 +336,8 @@ def _sandwich(
             subnets_per_step=SANDWICH_SUBNETS,
             sampling="sandwich",
             teacher="in-place",
+            label_ratio=preset.label_ratio,
+            taught_dropout=False,
             divergence=divergence,
         )
     ]
@@ -363,6 +378,8 @@ def _delayed(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, 
         subnets_per_step=SANDWICH_SUBNETS,
         sampling="sandwich",
         teacher="in-place",
+        label_ratio=preset.label_ratio,
+        taught_dropout=False,
         cosine=(share, 1.0),
         ramp_epochs=RAMP_SHARE * epochs["delayed"],
     )

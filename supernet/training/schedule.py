@@ -36,7 +36,9 @@ class Stage:
         sampling: "random": all subnets of a step are drawn, at one common resolution. "sandwich": the largest, then
             drawn ones, then the smallest, each at its own resolution.
         teacher: who gives soft labels. "frozen": the largest network as the first stage left it, beside the true
-            labels. "in-place": the largest network of this very step, to all others, which see no true label.
+            labels. "in-place": the largest network of this very step, to all others.
+        label_ratio: weight of the true labels beside a teacher in place; 0: taught subnets see no true label.
+        taught_dropout: whether subnets that a teacher in place teaches have dropout, as the largest network has.
         divergence: how far a subnet is from its teacher.
         sort_channels: expand ratios trained before; channels are sorted at the stage's start. None: no sorting.
         trained_widths: width multipliers trained before, for the sorting; None: all, or the space has none.
@@ -54,6 +56,8 @@ class Stage:
     choices: Mapping[Kind, tuple[Value, ...]] = field(default_factory=dict)
     sampling: Sampling = "random"
     teacher: Teacher = "none"
+    label_ratio: float = 0.0
+    taught_dropout: bool = True
     divergence: Divergence = "cross-entropy"
     sort_channels: tuple[Value, ...] | None = None
     trained_widths: tuple[Value, ...] | None = None

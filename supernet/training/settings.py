@@ -119,6 +119,11 @@ class TrainingSettings:
             for stage in self.stages
             if not (math.isfinite(stage.learning_rate) and stage.learning_rate > 0)
         ]
+        faults += [
+            f"label_ratio of stage {stage.name} is {stage.label_ratio}; a number of 0 or more"
+            for stage in self.stages
+            if not (math.isfinite(stage.label_ratio) and stage.label_ratio >= 0)
+        ]
         if faults:
             raise ConfigError("training settings: " + "; ".join(faults))
 

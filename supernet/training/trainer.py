@@ -304,21 +304,29 @@ class _Training:
                 with torch.no_grad(), self._precision():
                     teacher_logits = self.teacher(x).to(self.dtype)
             self.net.activate(config)
+            taught = stage.teacher == "in-place" and index > 0
+            self.net.set_dropout(0.0 if taught and not stage.taught_dropout else settings.dropout)
             place = (position.stage, position.step, index, part, self.processes.rank)
             with seeded(self.device, settings.seed, "dropout", *place), self._precision():
                 logits = self.net(x).to(self.dtype)
-            if stage.teacher == "in-place" and index:
-                assert teacher_logits is not None
-                loss = teacher_loss(logits, teacher_logits, stage.divergence)
-                loss = loss * stage.subnet_weight_at(position.step, self.steps_per_epoch)
-            else:
-                loss = label_loss(logits, labels, label_smoothing=settings.label_smoothing)
-                if stage.teacher == "frozen" and teacher_logits is not None:
-                    loss = loss + settings.kd_ratio * teacher_loss(logits, teacher_logits, stage.divergence)
+            loss = self._loss(stage, logits, teacher_logits, labels)
             if stage.teacher == "in-place" and index == 0:
                 teacher_logits = logits.detach()
             self.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
             yield loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _loss(self, stage: Stage, logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Tensor:
+        """Loss of one subnet; without a teacher's outputs from the labels alone."""
+        smoothing, loss = self.settings.label_smoothing, logits.new_zeros(())
+        in_place = stage.teacher == "in-place" and teacher_logits is not None
+        label_ratio, kd_ratio = (stage.label_ratio, 1.0) if in_place else (1.0, self.settings.kd_ratio)
+        if label_ratio:
+            loss = loss + label_ratio * label_loss(logits, labels, label_smoothing=smoothing)
+        if teacher_logits is not None:
+            loss = loss + kd_ratio * teacher_loss(logits, teacher_logits, stage.divergence)
+        if in_place:
+            loss = loss * stage.subnet_weight_at(self.position.step, self.steps_per_epoch)
+        return loss
 
     def _update(self) -> None:
         """Average the gradients of all processes, limit them, take the step."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-from small_service import SPACE, make_table
+from small_service import SPACE, make_table, serving, small_settings
 
 from service.client import Client, ServiceError
 from service.settings import Settings
+from service.storage.artifacts import open_artifacts
 from supernet.files import read_json, sha256_file, write_json
 
 API = "/api/v1"
@@ -530,22 +531,19 @@ def test_missing_and_strange_parts_are_named(http: httpx.Client) -> None:
     assert 400 <= answer.status_code < 500
 
 
-def test_a_deleted_supernet_leaves_its_subnets_and_frees_its_files(
-    client: Client, copy: Path, settings: Settings
-) -> None:
-    before = set((settings.data_dir / "artifacts").rglob("*/*/*"))
+def test_a_deleted_supernet_leaves_its_subnets_and_frees_its_files(data_copy: Path, copy: Path) -> None:
+    settings = small_settings(data_copy)
+    artifacts = open_artifacts(settings.resolved_artifact_url)
+    before = set(artifacts.digests())
     rewrite(copy, "manifest.json", seed=7)
-    supernet = client.register_run(copy, "brief")
-    subnet = client.request_subnet("brief", "macs<=3M")
-    client.delete_supernet("brief")
-    with pytest.raises(ServiceError, match="no supernet 'brief'"):
-        client.ask("brief", "macs<=3M")
-    assert client._call("GET", f"/subnets/{subnet['id']}") == subnet
-    after = set((settings.data_dir / "artifacts").rglob("*/*/*"))
-    assert {path.name for path in after - before} == {file["sha256"] for file in subnet["files"]} - {
-        path.name for path in before
-    }
-    assert not (settings.cache_dir / supernet["id"]).exists()
-    assert client.register_run(copy, "brief")["id"] == supernet["id"]
-    assert client.request_subnet("brief", "macs<=3M") == subnet
-    client.delete_supernet("brief")
+    with serving(settings) as url, Client(url) as client:
+        supernet = client.register_run(copy, "brief")
+        subnet = client.request_subnet("brief", "macs<=3M")
+        client.delete_supernet("brief")
+        with pytest.raises(ServiceError, match="no supernet 'brief'"):
+            client.ask("brief", "macs<=3M")
+        assert client._call("GET", f"/subnets/{subnet['id']}") == subnet
+        assert set(artifacts.digests()) == before | {file["sha256"] for file in subnet["files"]}
+        assert not (settings.cache_dir / supernet["id"]).exists()
+        assert client.register_run(copy, "brief")["id"] == supernet["id"]
+        assert client.request_subnet("brief", "macs<=3M") == subnet

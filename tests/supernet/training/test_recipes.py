@@ -4,7 +4,7 @@ import pytest
 
 from supernet.errors import ConfigError
 from supernet.spaces import SearchSpace, get_space, list_spaces
-from supernet.training.recipes import IMAGENET, PROGRESSIVE_STAGES, RECIPES, SMALL_IMAGES, build_stages
+from supernet.training.recipes import IMAGENET, PROGRESSIVE_STAGES, RECIPES, SMALL_IMAGES, Preset, build_stages
 from supernet.training.schedule import Stage
 
 
@@ -132,6 +132,18 @@ def test_alphanet_is_the_sandwich_with_another_divergence(tiny: SearchSpace) -> 
     assert (sandwich.divergence, alpha.divergence) == ("cross-entropy", "alpha")
     assert (sandwich.sampling, sandwich.teacher, sandwich.subnets_per_step) == ("sandwich", "in-place", 4)
     assert (alpha.sampling, alpha.teacher, alpha.subnets_per_step) == ("sandwich", "in-place", 4)
+
+
+@pytest.mark.parametrize("preset", [SMALL_IMAGES, IMAGENET])
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_subnets_taught_in_place_see_true_labels_as_the_preset_says(
+    recipe: str, preset: Preset, tiny: SearchSpace
+) -> None:
+    stages = build_stages(recipe, tiny, preset, epochs=12)
+    assert {stage.label_ratio for stage in stages if stage.teacher == "in-place"} <= {preset.label_ratio}
+    assert {stage.label_ratio for stage in stages if stage.teacher != "in-place"} <= {0}
+    assert all(stage.taught_dropout == (stage.teacher != "in-place") for stage in stages)
+    assert (SMALL_IMAGES.label_ratio, IMAGENET.label_ratio) == (1, 0)
 
 
 @pytest.mark.parametrize("total", [6, 7, 34, 100, 999])

@@ -48,12 +48,25 @@ def test_subnets_fade_in_over_the_ramp() -> None:
         PLAIN,
         SANDWICH,
         replace(
-            PLAIN, sort_channels=(6, 4), trained_widths=(1.0,), choices={"resolution": (16, 20)}, cosine=(0.5, 1.0)
+            PLAIN,
+            label_ratio=0.5,
+            taught_dropout=False,
+            sort_channels=(6, 4),
+            trained_widths=(1.0,),
+            choices={"resolution": (16, 20)},
+            cosine=(0.5, 1.0),
         ),
     ],
 )
 def test_stages_survive_json(stage: Stage) -> None:
     assert Stage.from_dict(json.loads(json.dumps(stage.to_dict()))) == stage
+
+
+def test_a_stage_stored_before_taught_subnets_were_treated_apart_trains_as_it_did() -> None:
+    stored = SANDWICH.to_dict()
+    del stored["label_ratio"], stored["taught_dropout"]
+    found = Stage.from_dict(stored)
+    assert (found.label_ratio, found.taught_dropout) == (0, True)
 
 
 def test_rules_that_contradict_each_other_are_refused() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import resource
 import signal
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from saved_position import saved_position
+from torch import Tensor
+from torch.nn import functional
 
 from supernet.errors import CheckpointError, ConfigError, DataError, RunBusyError, StorageError
 from supernet.files import read_json, sha256_file
@@ -116,6 +119,53 @@ def test_every_recipe_and_option_trains_and_resumes_alike(
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
     losses = [json.loads(line)["loss"] for line in _lines(tmp_path / "whole") if '"loss"' in line]
     assert all(0 < loss < 5 for loss in losses)
+
+
+class _Losses(Silence):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def step(self, metrics: dict[str, float]) -> None:
+        self.seen.append(metrics["loss"])
+
+
+def test_taught_subnets_see_true_labels_by_the_stages_ratio(
+    tmp_path: Path, few_digits: ImageData, short_settings: TrainingSettings, tiny: SearchSpace
+) -> None:
+    """Three of a sandwich's four subnets are taught; guessing costs about ln 10 each: a ratio of 1 adds 3/4 of that."""
+    (stage,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=1)
+    first = []
+    for ratio in (0.0, 1.0, 2.0):
+        watcher, path = _Losses(), tmp_path / str(ratio)
+        start_run(path, replace(short_settings, stages=(replace(stage, label_ratio=ratio),)), few_digits, SOURCE)
+        train(path, few_digits, watcher)
+        first.append(watcher.seen[0])
+    assert first[1] - first[0] == pytest.approx(0.75 * math.log(10), rel=0.3)
+    assert first[2] - first[1] == pytest.approx(first[1] - first[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("everywhere", "expected"), [(False, [0.5, 0, 0, 0]), (True, [0.5] * 4)])
+def test_of_a_sandwich_only_the_largest_has_dropout(
+    everywhere: bool,
+    expected: list[float],
+    tmp_path: Path,
+    few_digits: ImageData,
+    short_settings: TrainingSettings,
+    tiny: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (stage,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=1)
+    stage, dropout, seen = replace(stage, taught_dropout=everywhere), functional.dropout, []
+
+    def noted(x: Tensor, probability: float, training: bool) -> Tensor:
+        seen.append(probability)
+        return dropout(x, probability, training)
+
+    monkeypatch.setattr(functional, "dropout", noted)
+    start_run(tmp_path, replace(short_settings, stages=(stage,), dropout=0.5), few_digits, SOURCE)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, few_digits, _StopAfter(0))
+    assert seen == expected
 
 
 def test_a_frozen_teacher_in_fp64_survives_a_resume(
@@ -374,8 +424,10 @@ def test_all_faults_of_the_settings_are_named_at_once(short_settings: TrainingSe
         "unknown precision 'fp8'",
     ):
         assert name in text
-    stage: Stage = replace(short_settings.stages[0], learning_rate=0.0)
-    with pytest.raises(ConfigError, match=r"learning rate of stage largest is 0\.0"):
+    stage: Stage = replace(short_settings.stages[0], learning_rate=0.0, label_ratio=math.inf)
+    with pytest.raises(
+        ConfigError, match=r"learning rate of stage largest is 0\.0; .*label_ratio of stage largest is inf"
+    ):
         replace(short_settings, stages=(stage,))
 
 
