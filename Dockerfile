@@ -11,6 +11,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY supernet supernet
 COPY latency_tables latency_tables
 COPY search search
+COPY pruning pruning
 COPY service service
 RUN pip install ".[onnx]"
 

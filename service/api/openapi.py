@@ -32,6 +32,7 @@ _EXAMPLES: dict[int, dict[str, Any]] = {
     429: {"kind": "busy", "detail": "64 jobs wait or run, no more are allowed; send the request again later"},
     431: {"kind": "headers", "detail": "the headers are too large"},
     500: {"kind": "internal", "detail": "a fault of the service, not of the request; its log has the details"},
+    503: {"kind": "not-ready", "detail": "not ready: database: no answer for 3 s; see whether it can be reached"},
     507: {"kind": "storage", "detail": "the database refused: database or disk is full; free some space"},
 }
 _EVERYWHERE = (403, 421, 429, 500, 507)
@@ -153,7 +154,7 @@ def _response(status: int) -> dict[str, Any]:
         "description": HTTPStatus(status).phrase,
         "content": {"application/problem+json": {"schema": _PROBLEM, "example": document}},
     }
-    if status == 429:
+    if status in (429, 503):
         seconds = {"schema": {"type": "integer", "minimum": 1}, "description": "seconds until it is worth while"}
         response["headers"] = {"Retry-After": seconds}
     return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service.api.dependencies import MetricsDep
+from service.api.openapi import problems
 from service.api.problems import problem
 from service.errors import Fault
 from service.health import Readiness
@@ -19,7 +20,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", response_model=dict[str, str], responses={503: {"description": "not ready; names every fault"}})
+@router.get("/readyz", response_model=dict[str, str], responses=problems(503))
 def readyz(request: Request) -> dict[str, str] | Response:
     """Requests are answered: database, artefact store, free space, somebody who does jobs; no stop is under way."""
     readiness: Readiness = request.app.state.readiness

@@ -20,11 +20,12 @@ BUDGET = "macs<=3M, latency_ms@bench<=2"
 
 def test_a_budget_becomes_a_downloadable_subnet_that_meets_it(client: Client, tmp_path: Path) -> None:
     seen: list[tuple[str, float]] = []
-    subnet = client.request_subnet("noise", BUDGET, on_progress=lambda stage, done: seen.append((stage, done)))
+    budget = "macs<=2.97M, latency_ms@bench<=1.97"  # that no other test asks for
+    subnet = client.request_subnet("noise", budget, on_progress=lambda stage, done: seen.append((stage, done)))
     config = SubnetConfig.from_dict(subnet["config"])
-    assert macs(SPACE.layers(config)) == subnet["predicted"]["macs"] == subnet["measured"]["macs"] <= 3e6
+    assert macs(SPACE.layers(config)) == subnet["predicted"]["macs"] == subnet["measured"]["macs"] <= 2.97e6
     assert params(SPACE.layers(config)) == subnet["predicted"]["params"] == subnet["measured"]["params"]
-    assert subnet["predicted"]["latency_ms"]["bench"] <= 2
+    assert subnet["predicted"]["latency_ms"]["bench"] <= 1.97
     assert subnet["measured"]["latency_ms"] == {}  # the table is not of this machine
     assert subnet["measured"]["correct"] / subnet["measured"]["total"] == subnet["measured"]["accuracy"]
     assert [fraction for _, fraction in seen] == sorted(fraction for _, fraction in seen)
