@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test serve lint browser clean
+.PHONY: demo test test-long serve lint browser clean
 
 demo: $(VENV)/.installed
 	rm -rf demo-output
@@ -14,6 +14,9 @@ serve: $(VENV)/.installed
 
 test: lint browser
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-long: $(VENV)/.installed-dev # what takes minutes a test: a fuzzed API, hosts and trainings that are killed
+	$(BIN)/pytest -m long
 
 lint: $(VENV)/.installed-dev
 	! git grep -nE '^(<<<<<<<|[|]{7}|>>>>>>>)( |$$)' # lines that an unfinished merge leaves

@@ -114,7 +114,7 @@ def test_report_is_text_and_json(whole: tuple[Compression, Path]) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_once_in_each_phase_it_goes_on_to_the_same_result(
     whole: tuple[Compression, Path], tmp_path: Path

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.service_schemathesis import fuzz
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_schemathesis_finds_no_fault_and_no_5xx(tmp_path: Path) -> None:
     """A short run; benchmarks/service_schemathesis.py makes a long one."""

@@ -49,7 +49,7 @@ def shared(postgres_url: str, s3_url: str) -> dict[str, str]:
     return {"database_url": postgres_url, "artifact_url": s3_url}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_workers_job_goes_on_at_the_other_worker(
     tmp_path: Path, run_folder: Path, shared: dict[str, str]
 ) -> None:
