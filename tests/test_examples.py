@@ -11,7 +11,7 @@ import pytest
 from supernet.files import read_json
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["super_resolution", "unet", "text"])
 def test_examples_of_oto(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("examples.training.RESULTS", tmp_path)
@@ -23,7 +23,7 @@ def test_examples_of_oto(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["pruned"][found["metric"]] == pytest.approx(found["pruned"][f"{found['metric']}_before_cutting"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_of_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = import_module("examples.oto_classification")
     monkeypatch.setattr(example, "RESULTS", tmp_path)

@@ -23,7 +23,7 @@ def error_of(*arguments: str | Path) -> Exception:
     return result.exception
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_subnet_becomes_smaller_than_the_smallest(tiny_run: Path, tmp_path: Path) -> None:
     subnet, out = tmp_path / "subnet", tmp_path / "compact"
