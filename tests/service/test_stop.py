@@ -43,6 +43,7 @@ def begun_upload(service: ServiceProcess, content: bytes) -> socket.socket:
     return connection
 
 
+@pytest.mark.long
 def test_a_running_request_ends_a_new_one_is_refused_and_the_job_waits_uncounted(
     tmp_path: Path, data_folder: Path
 ) -> None:
