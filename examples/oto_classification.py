@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torchvision import models
 
-from examples.training import RESULTS
+from examples.training import RESULTS, figures_of
 from pruning import ZeroInvariantGroups, construct_subnet
 from pruning.training import RATES, PruningSettings, predictions, train_and_prune
 from supernet.files import write_json
@@ -59,13 +59,7 @@ def main() -> None:
         answers, right = predictions(compact, images.test_batches(256), resolution=32, normalisation=normalisation)
         found[arm] = {
             "test_accuracy": float((answers == right).double().mean()),
-            "macs": plan.macs,
-            "params": plan.params,
-            "macs_share": plan.macs / plan.full_macs,
-            "params_share": plan.params / plan.full_params,
-            "largest_error": plan.error,
-            "signal": plan.signal,
-            "met_by_step": optimizer.end_step,
+            **figures_of(plan, optimizer.end_step),
         }
         print(f"{arguments.model} on {arguments.data}, {arm}: {found[arm]}", flush=True)
     settings_of_both = {name: getattr(arguments, name) for name in ("epochs", "images", "optimizer", "target")}

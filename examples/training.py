@@ -11,10 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from pruning import DHSPG, ZeroInvariantGroups, construct_subnet
+from pruning import DHSPG, Plan, ZeroInvariantGroups, construct_subnet
 from supernet.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def figures_of(plan: Plan, met_by_step: int) -> dict[str, Any]:
+    """What every example writes down of a compact network: its cost, and how exactly it computes the same."""
+    return {
+        "macs": plan.macs,
+        "params": plan.params,
+        "macs_share": plan.macs / plan.full_macs,
+        "params_share": plan.params / plan.full_params,
+        "largest_error": plan.error,
+        "signal": plan.signal,
+        "met_by_step": met_by_step,
+    }
 
 
 def dense_and_pruned(
@@ -68,13 +81,7 @@ def dense_and_pruned(
             found[arm] = {
                 metric: measure(compact),
                 f"{metric}_before_cutting": found[arm][metric],
-                "macs": plan.macs,
-                "params": plan.params,
-                "macs_share": plan.macs / plan.full_macs,
-                "params_share": plan.params / plan.full_params,
-                "largest_error": plan.error,
-                "signal": plan.signal,
-                "met_by_step": optimizer.end_step,
+                **figures_of(plan, optimizer.end_step),
             }
         print(f"{name}, {arm}: {found[arm]}", flush=True)
     write_json(RESULTS / f"{name}.json", found)

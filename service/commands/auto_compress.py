@@ -9,30 +9,28 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands.data_options import SkipCorrupt, Stream, Workers, named_files
+from service.commands.data_options import DataRoot, Download, SkipCorrupt, Stream, Workers, named_files
 from service.commands.output import Json, Threads, prepare_torch, print_json, progress_bar
-from service.commands.prune import CARD, _network, _side
+from service.commands.prune_options import CARD, Keep, LatencyFile, Model, Programs, Size, input_side, open_network
 from supernet.errors import ConfigError, MissingPackageError
 
 MASKS = "masks.safetensors"
 
 
 def auto_compress(
-    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    model: Model,
     out: Annotated[Path, typer.Option(help="Folder to write the compact network to, and every round's.")],
     target: Annotated[
         str, typer.Option(help="What is to be met: params=5%, macs<=20M, latency_ms@DEVICE<=9; several with commas.")
     ] = "params=25%",
     weights: Annotated[Path | None, typer.Option(help="safetensors file of torchvision's classifier.")] = None,
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
-    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    data_root: DataRoot = None,
+    download: Download = False,
     stream: Stream = None,
     workers: Workers = None,
     skip_corrupt: SkipCorrupt = False,
-    size: Annotated[
-        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
-    ] = None,
+    size: Size = None,
     dimensions: Annotated[
         str,
         typer.Option(
@@ -48,13 +46,9 @@ def auto_compress(
     learning_rate: Annotated[float, typer.Option(help="Of the first step of every block.")] = 0.02,
     weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
-    latencies: Annotated[
-        Path | None, typer.Option(help="Table by `prune latencies`, for a target latency_ms@DEVICE<=MS.")
-    ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
-    format: Annotated[
-        list[str] | None, typer.Option(help="Program to write: torch-export, onnx; may be repeated.")
-    ] = None,
+    latencies: LatencyFile = None,
+    keep: Keep = None,
+    format: Programs = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = 1,
@@ -101,13 +95,13 @@ def auto_compress(
     if "onnx" in (format or []) and find_spec("onnx") is None:  # said now, not after hours
         raise MissingPackageError('--format onnx needs the extra "onnx": pip install "onceforall[onnx]"')
     prepare_torch(threads)
-    side = _side(model, size)
+    side = input_side(model, size)
     images = load_data(
         data, root=data_root, download=download, size=side, folder=FolderOptions(stream, workers, skip_corrupt)
     )
     if images.skipped:
         typer.echo(named_files("left out", images.skipped), err=True)
-    net, own = _network(model, weights, len(images.class_names), seed)
+    net, own = open_network(model, weights, len(images.class_names), seed)
     normalisation = own or images.normalisation()
     loop = ImageLoop(
         images,

@@ -1,12 +1,15 @@
-"""Options of the commands that read a folder of images, and what they say about files that they left out."""
+"""Options of the commands that read images, and what they say about files that they left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+DataRoot = Annotated[Path | None, typer.Option(help="Where the data set's files are.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")]
 Stream = Annotated[
     bool | None,
     typer.Option(

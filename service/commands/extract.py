@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.data_options import SkipCorrupt, Workers, named_files
+from service.commands.data_options import DataRoot, Download, SkipCorrupt, Workers, named_files
 from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json
 from service.commands.profile import RUNTIMES, Runtime, checked_runtime
 from supernet.errors import ConfigError, one_of
@@ -62,8 +62,8 @@ def extract(
 def evaluate(
     path: Annotated[Path, typer.Argument(help="Folder of an extracted or downloaded subnet.")],
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
-    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    data_root: DataRoot = None,
+    download: Download = False,
     part: Annotated[
         list[str] | None, typer.Option(help="test, or holdout (which the search has used); repeat for both.")
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.data_options import SkipCorrupt, Stream, Workers, named_files
+from service.commands.data_options import DataRoot, SkipCorrupt, Stream, Workers, named_files
 from service.commands.output import Json, millions, print_json
 from supernet.errors import ConfigError
 
@@ -25,7 +25,7 @@ def import_ofa(
     space: Annotated[str, typer.Option(help="Search space that the supernet is of.")] = "",
     run: Annotated[Path | None, typer.Option(help="Folder to make for the supernet's run.")] = None,
     data: Annotated[str, typer.Option(help="Images to calibrate and judge subnets with; see train.")] = "",
-    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
+    data_root: DataRoot = None,
     stream: Stream = None,
     workers: Workers = None,
     skip_corrupt: SkipCorrupt = False,

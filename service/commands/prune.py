@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from service.commands.data_options import SkipCorrupt, Stream, Workers, named_files
+from service.commands.data_options import DataRoot, Download, SkipCorrupt, Stream, Workers, named_files
 from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json, progress_bar
+from service.commands.prune_options import CARD, Keep, LatencyFile, Model, Programs, Size, input_side, open_network
 from supernet.errors import ConfigError
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from supernet.images import Normalisation
-
-STATE, CARD = "training.pt", "card.json"
+STATE = "training.pt"
 
 prune = typer.Typer(help="Make an ordinary network compact.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,21 +24,19 @@ def _prune() -> None:
 
 @prune.command()
 def oto(
-    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    model: Model,
     out: Annotated[Path, typer.Option(help="Folder to write the compact network to.")],
     target: Annotated[
         str, typer.Option(help="What is to be met: macs=0.5, params<=2M, sparsity=0.6; several with commas.")
     ] = "macs=0.5",
     weights: Annotated[Path | None, typer.Option(help="safetensors file; torchvision: else untrained.")] = None,
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
-    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    data_root: DataRoot = None,
+    download: Download = False,
     stream: Stream = None,
     workers: Workers = None,
     skip_corrupt: SkipCorrupt = False,
-    size: Annotated[
-        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
-    ] = None,
+    size: Size = None,
     method: Annotated[str, typer.Option(help="dhspg, or hesso.")] = "dhspg",
     optimizer: Annotated[str, typer.Option(help="sgd, adam, or adamw.")] = "sgd",
     epochs: Annotated[int, typer.Option(help="In all; there is no fine-tuning afterwards.")] = 20,
@@ -56,13 +50,9 @@ def oto(
     divisible: Annotated[int, typer.Option(help="A layer that loses units keeps a multiple of it.")] = 1,
     min_share: Annotated[float, typer.Option(help="Least share of a layer's units that stays.")] = 0.1,
     score: Annotated[str, typer.Option(help="What makes a unit redundant: oto, magnitude, or taylor.")] = "oto",
-    latencies: Annotated[
-        Path | None, typer.Option(help="Table by `prune latencies`, for a target latency_ms@DEVICE<=MS.")
-    ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
-    format: Annotated[
-        list[str] | None, typer.Option(help="Program to write: torch-export, onnx; may be repeated.")
-    ] = None,
+    latencies: LatencyFile = None,
+    keep: Keep = None,
+    format: Programs = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = 1,
@@ -109,13 +99,13 @@ def oto(
         hint = "go on with it by --resume, or choose" if state.exists() else "choose"
         raise ConfigError(f"{str(out)!r} is not an empty folder; {hint} another with --out, or remove it")
     prepare_torch(threads)
-    side = _side(model, size)
+    side = input_side(model, size)
     images = load_data(
         data, root=data_root, download=download, size=side, folder=FolderOptions(stream, workers, skip_corrupt)
     )
     if images.skipped:
         typer.echo(named_files("left out", images.skipped), err=True)
-    net, own = _network(model, weights, len(images.class_names), seed)
+    net, own = open_network(model, weights, len(images.class_names), seed)
     normalisation = own or images.normalisation()
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     groups = ZeroInvariantGroups(net, example, keep=keep or ())
@@ -191,16 +181,14 @@ def oto(
 
 @prune.command("latencies")
 def measure_latencies(
-    model: Annotated[str, typer.Argument(help="Folder of a subnet, or a torchvision classifier such as resnet18.")],
+    model: Model,
     device: Annotated[str, typer.Option(help="What to call this machine, for latency_ms@DEVICE.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     classes: Annotated[
         int | None, typer.Option(min=2, help="Outputs of a torchvision classifier.  [default: 10]")
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=8, help="Side of the input, pixels.  [default: the subnet's, or 32]")
-    ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Module whose channels stay; may be repeated.")] = None,
+    size: Size = None,
+    keep: Keep = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes a round.")] = 20,
     threads: Threads = 1,
     as_json: Json = False,
@@ -212,8 +200,8 @@ def measure_latencies(
     from supernet.files import require_writable
 
     prepare_torch(threads)
-    side = _side(model, size)
-    net, _ = _network(model, None, classes, seed=0)
+    side = input_side(model, size)
+    net, _ = open_network(model, None, classes, seed=0)
     groups = ZeroInvariantGroups(net, torch.randn(2, 3, side, side), keep=keep or ())
     require_writable(out)
     with progress_bar("timing") as show:
@@ -226,57 +214,3 @@ def measure_latencies(
         print_json({"file": str(out), "device": device, "whole_ms": table.whole_ms, "least_ms": least})
         return
     typer.echo(f"{table.whole_ms:.3f} ms, with the fewest units of every layer about {least:.3f} ms -> {out}")
-
-
-def _side(model: str, size: int | None) -> int:
-    """Side of the network's input: the subnet's own, or as asked, or 32."""
-    if not Path(model).is_dir():
-        return size or 32
-    from supernet.subnet_file import load_subnet
-
-    own = load_subnet(model).resolution
-    if size not in (None, own):
-        raise ConfigError(f"--size is {size}, the subnet in {model!r} takes {own}; leave --size out")
-    return own
-
-
-def _network(
-    model: str, weights: Path | None, classes: int | None, seed: int
-) -> tuple[nn.Module, Normalisation | None]:
-    """The network to prune, and of a subnet the normalisation of its input.
-
-    Args:
-        model: a subnet's folder, or a name of torchvision.
-        weights: of a network of torchvision; None: random ones.
-        classes: outputs that it must have; None: a subnet's own, else 10.
-        seed: of random weights.
-    """
-    import torch
-
-    from supernet.subnet_file import load_normalisation, load_subnet
-    from supernet.tensors import load_into, load_tensors
-
-    if Path(model).is_dir():
-        if weights is not None:
-            raise ConfigError(f"the subnet in {model!r} has its own weights; leave --weights out")
-        subnet = load_subnet(model)
-        if classes not in (None, subnet.num_classes):
-            raise ConfigError(
-                f"{classes} classes, but the subnet in {model!r} has {subnet.num_classes}; choose the "
-                "data set that it was trained on"
-            )
-        return subnet, load_normalisation(Path(model))
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if model not in known:
-        raise ConfigError(
-            f"{model!r} is neither a folder of a subnet nor a classifier of torchvision; allowed: {', '.join(known)}"
-        )
-    # Heads that only help to train have outputs of their own, which neither this loop nor a compact network needs.
-    plain = {"aux_logits": False} if model in ("googlenet", "inception_v3") else {}
-    torch.manual_seed(seed)
-    net = models.get_model(model, weights=None, num_classes=classes or 10, **plain)
-    if weights is not None:
-        load_into(net, load_tensors(weights), repr(str(weights)))
-    return net, None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from service.commands.data_options import Stream, Workers, named_files
+from service.commands.data_options import DataRoot, Download, Stream, Workers, named_files
 from service.commands.output import Json, Threads, percent, print_json
 from supernet.errors import ConfigError, one_of
 
@@ -23,8 +23,8 @@ DEFAULT_EPOCHS = {"digits": 20, "fashion-mnist": 20, "cifar10": 50, "folder": 50
 def train(
     context: typer.Context,
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, or folder.")] = "digits",
-    data_root: Annotated[Path | None, typer.Option(help="Where the data set's files are.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch absent files into --data-root.")] = False,
+    data_root: DataRoot = None,
+    download: Download = False,
     stream: Stream = None,
     workers: Workers = None,
     skip_corrupt: Annotated[
