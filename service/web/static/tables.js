@@ -100,9 +100,9 @@ device.addEventListener("submit", (event) => {
     const json = { name: name.value, runtime: runtime.value, precision: precision.value, threads: Number(threads.value), batch: Number(batch.value) };
     if (hardware.value) json.hardware = hardware.value;
     const response = await call(`${API}/devices`, { method: "POST", json });
-    answer.replaceChildren(el("p", { class: "notice good" }, response.status === 201 ? `${json.name} is described; upload its table now.` : `${json.name} was described so already.`));
     await refresh();
-    upload.elements.device.value = json.name;
+    upload.elements.device.value = json.name; // first, so that what is said next is true
+    answer.replaceChildren(el("p", { class: "notice good" }, response.status === 201 ? `${json.name} is described; upload its table now.` : `${json.name} was described so already.`));
   });
 });
 
