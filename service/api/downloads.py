@@ -24,6 +24,8 @@ from service.errors import DamagedError
 from service.storage.artifacts import ArtifactStore
 
 _log = structlog.get_logger(__name__)
+BINARY = "application/octet-stream"
+"""The media type of files that come by ranges; documents come whole, since a piece of JSON is no JSON."""
 _AT_ONCE_BYTES = 2 << 20
 """Files up to this size are read whole, checked, and sent as one piece."""
 
@@ -68,7 +70,7 @@ def file_response(
 ) -> Response:
     """Answer GET or HEAD with a stored file. The ETag is the file's SHA-256, so a copy can be checked with it.
 
-    Of several ranges none is taken, and the whole file sent, as RFC 9110 (section 14.2) allows.
+    Of several ranges, and of a document, none is taken, and the whole file sent, as RFC 9110 (section 14.2) allows.
 
     Args:
         request: with its conditions.
@@ -79,12 +81,12 @@ def file_response(
     """
     headers = representation_headers(file.sha256) | {
         "Content-Disposition": f'attachment; filename="{file.name}"',
-        "Accept-Ranges": "bytes",
+        "Accept-Ranges": "bytes" if media_type == BINARY else "none",
     }
     if matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     start, end, status = 0, file.size_bytes, 200
-    wanted = request.headers.get("range")
+    wanted = request.headers.get("range") if media_type == BINARY else None
     # If-Range compares strongly (RFC 9110, section 13.1.5): a weak tag or a date never matches, and the whole is sent
     if wanted is not None and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
         span = _span(wanted, file.size_bytes)

@@ -10,7 +10,7 @@ from service import tables
 from service.api import API
 from service.api.dependencies import JSON_BODY, CheckedDep, ContextDep, DigestPath
 from service.api.downloads import file_response
-from service.api.openapi import CONDITIONS, ETAG, problems
+from service.api.openapi import ETAG, IF_NONE_MATCH, problems
 from service.api.schemas import EstimateIn, EstimateOut, EstimatesOut, LayerLatencyOut, TableOut
 from service.context import Context
 from service.domain import TableRecord
@@ -40,11 +40,10 @@ def show(context: ContextDep, table: DigestPath) -> TableOut:
     response_class=Response,
     responses={
         200: {"description": "the file", "content": _FILE, "headers": ETAG},
-        206: {"description": "the range that was asked for", "content": _FILE, "headers": ETAG},
         304: {"description": "unchanged"},
-        **problems(404, 416, 422),
+        **problems(404, 422),
     },
-    openapi_extra={"parameters": CONDITIONS},
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
 def content(request: Request, context: ContextDep, checked: CheckedDep, table: DigestPath) -> Response:
     """The file as it was uploaded; of tables of the ofa package, the JSON document that was made of them."""

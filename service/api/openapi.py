@@ -69,10 +69,11 @@ CONDITIONS: list[dict[str, Any]] = [
     }
     for name, description, example in (
         ("If-None-Match", "304 where it names the ETag", f'"{"0" * 64}"'),
-        ("Range", "one range of bytes; of several the whole file is sent", "bytes=0-1023"),
+        ("Range", "one range of bytes; of several, and of JSON, the whole file is sent", "bytes=0-1023"),
         ("If-Range", "the whole file unless it is the ETag", f'"{"0" * 64}"'),
     )
 ]
+IF_NONE_MATCH = CONDITIONS[0]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from service import exports, requests
 from service.api import API
 from service.api.dependencies import CallerDep, CheckedDep, ContextDep, DigestPath
-from service.api.downloads import file_response
+from service.api.downloads import BINARY, file_response
 from service.api.openapi import CONDITIONS, ETAG, PREFER, problems
 from service.api.rendered import Rendered
 from service.api.schemas import JobOut, PageOut, SubnetBriefOut, SubnetOut, SubnetQuery
@@ -23,11 +23,11 @@ from service.storage import jobs, subnets, supernets
 router = APIRouter(prefix="/subnets", tags=["subnets"])
 
 _MEDIA_TYPES = {
-    "safetensors": "application/octet-stream",
+    "safetensors": BINARY,
     "config": "application/json",
     "card": "application/json",
-    "onnx": "application/octet-stream",
-    "pt2": "application/octet-stream",
+    "onnx": BINARY,
+    "pt2": BINARY,
 }
 _WAIT_S = 20.0
 _RETRY_S = 2
@@ -78,7 +78,7 @@ def show(context: ContextDep, subnet: DigestPath) -> SubnetOut:
     responses={
         200: {"description": "the file", "content": _FILE, "headers": ETAG},
         202: {"description": "a job makes the format; ask again, or see the job that Location names", "model": JobOut},
-        206: {"description": "the range that was asked for", "content": _FILE, "headers": ETAG},
+        206: {"description": "the range that was asked for", "content": {BINARY: _FILE[BINARY]}, "headers": ETAG},
         304: {"description": "unchanged"},
         **problems(404, 416, 422, 429),
     },
