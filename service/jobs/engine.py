@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _RESTART_S = 0.5
 _STOP_S = 10.0
+_EPOCH_S = 1_735_689_600  # 2025 began: the numbers fit into the column until 2093
 
 
 class JobEngine(ABC):
@@ -93,7 +95,7 @@ class DbosJobEngine(JobEngine):
     def submit(self, session: Session, kind: str, job_id: str, payload: Mapping[str, Any]) -> None:
         """See `JobEngine.submit`."""
         assert self._client is not None, "submit before start"
-        submission = rows.put(session, job_id, kind, payload)
+        submission = rows.put(session, job_id, kind, payload, first=_first_submission())
         if submission is not None:
             queue.enqueue(self._client, session, job_id, submission)
 
@@ -109,6 +111,11 @@ class DbosJobEngine(JobEngine):
                 return []
         start = "its own job host is starting" if self._settings.job_workers else "start one with: onceforall worker"
         return [f"no job host gave a sign of life within {queue.SILENCE_S:g} s; {start}"]
+
+
+def _first_submission() -> int:
+    """Greater than any number that the same job had before it was forgotten: dbos may still know those workflows."""
+    return int(time.time()) - _EPOCH_S
 
 
 class HostProcess:

@@ -31,8 +31,15 @@ class Run:
     executor: str
 
 
-def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any]) -> int | None:
+def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any], *, first: int = 1) -> int | None:
     """Queue a job: a new one, or one that failed or was cancelled, with its attempts counted anew.
+
+    Args:
+        session: transaction.
+        job_id: of the job.
+        kind: what is to be done.
+        payload: with what.
+        first: submission number of a new job.
 
     Returns:
         The submission number; None where the job waits, runs or has succeeded, and stays as it is.
@@ -42,11 +49,10 @@ def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any]) ->
     fresh = {"state": JobState.QUEUED, "stage": "queued", "fraction": 0.0, "attempts": 0, "result": None, "error": None}
     fresh["started_at"] = None
     if row is None:
-        session.add(
-            JobRow(id=job_id, kind=kind, payload=dict(payload), submission=1, created_at=now, updated_at=now, **fresh)
-        )
+        fresh |= {"submission": first, "created_at": now, "updated_at": now}
+        session.add(JobRow(id=job_id, kind=kind, payload=dict(payload), **fresh))
         session.flush()
-        return 1
+        return first
     if row.state not in (JobState.FAILED, JobState.CANCELLED):
         return None
     for name, value in (fresh | {"submission": row.submission + 1, "executor": None, "updated_at": now}).items():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 
 from latency_tables import Budget, macs, params, peak_memory_bytes
 from service.client import Client, ServiceError
+from service.settings import Settings
+from service.storage import retention
+from service.storage.database import Database
 from supernet import SubnetConfig, get_space
 from supernet.subnet_file import load_subnet
 
@@ -37,6 +41,20 @@ def test_a_budget_becomes_a_downloadable_subnet_that_meets_it(client: Client, tm
     with torch.inference_mode():
         assert net(torch.zeros(1, 3, config.resolution, config.resolution)).shape == (1, 10)
     assert json.loads((tmp_path / "card.json").read_text()) == subnet["card"]
+
+
+def test_a_subnet_that_was_forgotten_is_made_anew_at_once(client: Client, settings: Settings) -> None:
+    budget = "macs<=2.93M"  # that no other test asks for
+    first = client.request_subnet("noise", budget)
+    database = Database(f"sqlite:///{settings.data_dir / 'service.sqlite'}")
+    with database.session() as session:
+        assert retention.delete_subnet(session, first["id"])
+    database.close()
+    begin = time.monotonic()
+    second = client.request_subnet("noise", budget)
+    assert time.monotonic() - begin < 30  # although dbos still knows the workflow of the first job
+    assert second["created_at"] > first["created_at"]
+    assert {key: second[key] for key in ("id", "files")} == {key: first[key] for key in ("id", "files")}
 
 
 def test_the_card_names_everything_that_decided_the_subnet(client: Client) -> None:
