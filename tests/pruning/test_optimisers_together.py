@@ -29,7 +29,8 @@ def program(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_training_killed_in_mid_pruning_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole = program(tmp_path / "whole")
     killed = program(tmp_path / "killed")

@@ -115,7 +115,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     assert max(moved.values()) > 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_kill_9_of_two_processes_leaves_no_trace(
     tmp_path: Path, few_images: ImageData, settings: TrainingSettings
 ) -> None:
