@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from service.domain import StoredFile, digest_of
@@ -69,7 +70,7 @@ class PruningSpec:
         data: name of the data set that trains and judges it.
         sparsity: least share of units that go; None: no such target.
         budget: upper limits on macs, params and latencies, as `Budget.to_dict()`.
-        latencies: tables of the latencies of units, as `UnitLatencies.to_dict()`, for limits on latencies.
+        latencies: table of the latencies of units, as `UnitLatencies.to_dict()`, for a limit on a latency.
         epochs: of training in all (OTO), or of retraining at the end of every round (AutoCompress).
         batch_size: images a step.
         learning_rate: the highest.
@@ -82,7 +83,7 @@ class PruningSpec:
     data: str
     sparsity: float | None
     budget: tuple[Mapping[str, Any], ...]
-    latencies: tuple[Mapping[str, Any], ...]
+    latencies: Mapping[str, Any] | None
     epochs: int
     batch_size: int
     learning_rate: float
@@ -96,7 +97,7 @@ class PruningSpec:
             "format": 1,
             "source": dict(vars(self.source)),
             "budget": [dict(limit) for limit in self.budget],
-            "latencies": [dict(table) for table in self.latencies],
+            "latencies": None if self.latencies is None else dict(self.latencies),
             "options": dict(self.options),
         }
 
@@ -107,8 +108,7 @@ class PruningSpec:
         kinds = {"subnet": StoredSubnet, "supernet": SupernetConfig, "architecture": Architecture}
         source = values["source"]
         kind = next(kind for name, kind in kinds.items() if name in source)
-        lists = {name: tuple(values[name]) for name in ("budget", "latencies")}
-        return cls(**(values | lists | {"source": kind(**source)}))
+        return cls(**(values | {"budget": tuple(values["budget"]), "source": kind(**source)}))
 
     @property
     def digest(self) -> str:
@@ -137,3 +137,27 @@ class PruningRun:
     subnet_id: str | None
     weights: StoredFile | None
     created_at: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where on this machine is what a run starts from.
+
+    Attributes:
+        subnet: folder of the stored subnet.
+        run: folder of the supernet's run; None where no supernet is needed.
+        weights: file of weights.
+    """
+
+    subnet: Path | None = None
+    run: Path | None = None
+    weights: Path | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Plain JSON types."""
+        return {name: None if path is None else str(path) for name, path in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, str | None]) -> Inputs:
+        """The inverse of `to_dict`."""
+        return cls(**{name: None if path is None else Path(path) for name, path in data.items()})
