@@ -225,7 +225,7 @@ def save(folder: Path, pruned: Pruned, example: Tensor, formats: Sequence[str], 
     files = []
     if pruned.plan is not None:
         files = save_compact(folder, pruned.model, pruned.plan, example, formats=formats)
-        if pruned.card["method"] != "oto":
+        if pruned.masks:
             save_tensors(folder / MASKS, pruned.masks)
             files.append(folder / MASKS)
         card["sha256"] = {path.name: sha256_file(path) for path in files}

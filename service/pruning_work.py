@@ -234,7 +234,7 @@ def _card(
     return {
         "format": 1,
         "pruning_run": run.id,
-        **piece.describe(),
+        **{name: value for name, value in piece.describe().items() if name != "model"},  # `source` says it better
         "method": spec.method,
         "source": source,
         "budget": [dict(limit) for limit in spec.budget],
