@@ -181,8 +181,8 @@ class Client:
             idempotency_key: the service refuses to take it for another request.
 
         Raises:
-            ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`, and
-                where pruning may help `offer`, whose `body` `ask_pruning` takes.
+            ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`,
+                and where pruning may help `offer`, whose `body` `ask_pruning` takes.
         """
         limits = (Budget.parse(budget) if isinstance(budget, str) else budget).to_dict()
         body = {"supernet": supernet, "constraints": limits, "seed": seed, "formats": list(formats)}
@@ -217,7 +217,7 @@ class Client:
         )
 
     def upload_weights(self, path: str | Path) -> str:
-        """Upload a safetensors file of weights; the answer is what a pruning run calls them. Unused, they go in an hour.
+        """Upload a safetensors file of weights; returns what pruning runs call it. Unused, it goes after an hour.
 
         Raises:
             CheckpointError: there is no such file.
@@ -236,8 +236,8 @@ class Client:
         """Ask for a network to be pruned: the run, with its `job` and, if known, `subnet`: the pruned network.
 
         Args:
-            body: as POST /pruning-runs takes it: `method`, `source`, `data`, `constraints` or `sparsity`, `epochs`, ...;
-                or the `body` of the offer that comes with an infeasible budget.
+            body: as POST /pruning-runs takes it: `method`, `source`, `data`, `constraints` or `sparsity`, `epochs`,
+                and so on; or the `body` of the offer that comes with an infeasible budget.
             wait_s: as for `ask`.
             idempotency_key: as for `ask`.
 

@@ -208,9 +208,8 @@ def _data(context: Context, wish: Wish, supernet: SupernetRecord | None, faults:
     if not name:
         faults.append(_fault("data", f"an architecture has no data of its own; allowed: {', '.join(allowed)}"))
     elif name == pruning_data.RUN_IMAGES and own and supernet is None:
-        faults.append(
-            _fault("data", "the supernet of this subnet was deleted, and its images with it; name a data set")
-        )
+        message = f"the supernet of this subnet was deleted, and its images with it; allowed: {', '.join(there)}"
+        faults.append(_fault("data", message))
     elif name not in allowed:
         message = f"no data set {name!r} is readable here; allowed: {', '.join(allowed)}"
         faults.append(_fault("data", f"{message}; the operator adds others by ONCEFORALL_DATA_SETS"))
@@ -221,9 +220,8 @@ def _target_faults(wish: Wish) -> list[Fault]:
     faults = []
     limits = () if wish.budget is None else wish.budget.limits
     if wish.sparsity is None and not limits:
-        faults.append(
-            _fault("constraints", "there is no target; give a limit on macs, params or latency_ms, or sparsity")
-        )
+        message = "there is no target; give a limit on macs, params or latency_ms, or with oto a sparsity"
+        faults.append(_fault("constraints", message))
     if wish.sparsity is not None and wish.method == AUTO_COMPRESS:
         faults.append(_fault("sparsity", "for the method oto alone; limit params or macs instead"))
     measured = set() if wish.latencies is None else {wish.latencies["device"]}
@@ -236,10 +234,8 @@ def _target_faults(wish: Wish) -> list[Fault]:
         elif limit.relative and limit.max > 1:
             faults.append(_fault(where, f"a share of {limit.max:g} of the network; allowed: above 0, at most 1"))
         elif limit.device is not None and limit.device not in measured:
-            hint = "measure one with: onceforall prune latencies, and send it in latencies"
-            faults.append(
-                _fault(where, f"no table of the latencies of this network's units on {limit.device!r}; {hint}")
-            )
+            message = f"latencies holds no table of this network's units on {limit.device!r}; measure one with:"
+            faults.append(_fault(where, f"{message} onceforall prune latencies --device {limit.device}"))
     return faults
 
 

@@ -20,7 +20,7 @@ from pruning.training import PruningSettings
 from service.bench import Bench, Progress, measured_here, now_and_then
 from service.cards import count_params
 from service.domain import Latency, StoredFile, SubnetRecord, digest_of, utc_now
-from service.folder import temporary_folder
+from service.folder import pruning_folder, temporary_folder
 from service.prune_recipes import CARD, MASKS, Pruned, Workpiece, compress, judged, parts, save, train_and_cut
 from service.pruning_inputs import fetch
 from service.pruning_source import open_network, open_piece
@@ -60,7 +60,7 @@ def prune(bench: Bench, run: PruningRun, progress: Progress, executor: str) -> s
     """
     spec, progress = run.spec, now_and_then(progress)
     progress("opening the network", 0.01)
-    folder = folder_of(bench.settings.cache_dir, run.id)
+    folder = pruning_folder(bench.settings.cache_dir, run.id)
     inputs = fetch(run, folder, bench.database, bench.artifacts, bench.searches)
     piece, source = open_piece(spec, inputs, bench.settings.data_sets)
     progress("measuring the dense network", 0.03)
@@ -125,11 +125,6 @@ def require_reachable(spec: PruningSpec, inputs: Inputs, *, most_params: int) ->
             settings=compression_settings(spec),
             latencies=None if table is None else {table.device: table},
         )
-
-
-def folder_of(cache: Path, run_id: str) -> Path:
-    """Where a run keeps its state on a host."""
-    return cache / f"pruning-{run_id}"
 
 
 def target_of(spec: PruningSpec) -> Target:

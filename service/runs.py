@@ -160,7 +160,7 @@ def delete(context: Context, supernet_id: str) -> None:
         if record is None:
             raise NotFoundError(f"no supernet {supernet_id!r}; see /api/v1/supernets for those that exist")
         active = (spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session))
-        if any(active) or pruning_runs.active_on(session, record.id):
+        if any(active) or record.id in pruning_runs.read_by_active(session):
             raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
         supernets.delete(session, record.id)
         lost = {file.sha256 for file in record.files.values()} | fronts.delete_of(session, record.id)

@@ -60,9 +60,7 @@ def prune_request(
     method: Annotated[str, typer.Option(help="oto, or auto-compress.")] = "oto",
     data: Annotated[
         str | None,
-        typer.Option(
-            help="A data set of the service's, or run-images.  [default: the subnet's own, if it can be read]"
-        ),
+        typer.Option(help="A data set of the service's, or run-images.  [default: the subnet's, if it can be read]"),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors file of torchvision's classifier.")] = None,
     classes: Annotated[int, typer.Option(min=2, help="Outputs of torchvision's classifier.")] = 10,

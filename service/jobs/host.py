@@ -22,6 +22,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from service import logs, retention
+from service.folder import forget_pruning_folders
 from service.jobs import queue
 from service.jobs.children import Child, Children
 from service.jobs.engine import new_executor_id
@@ -198,10 +199,16 @@ class JobHost:
         limits = retention.Limits.of(self._settings)
         if limits != retention.Limits():
             retention.clean(self._database, self._artifacts, limits)
+        forget_pruning_folders(self._settings.cache_dir, self._is_active, older_than_s=_KEPT_S)
         before = (datetime.now(UTC) - timedelta(seconds=_KEPT_S)).isoformat()
         old = self._client.list_workflows(completed_before=before, load_input=False, load_output=False, limit=_PAGE)
         if old:
             self._client.delete_workflows([flow.workflow_id for flow in old])
+
+    def _is_active(self, job_id: str) -> bool:
+        with self._database.session() as session:
+            job = rows.get(session, job_id)
+        return job is not None and not job.state.is_final
 
 
 def _workflow(runner: JobRunner) -> Callable[[str, int], None]:

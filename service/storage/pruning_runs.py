@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.domain import Page, StoredFile
 from service.pruning_spec import PruningRun, PruningSpec
 from service.storage.jobs import ACTIVE
-from service.storage.models import JobRow, RequestRow
+from service.storage.models import JobRow, RequestRow, SubnetRow
 from service.storage.paging import Order, slice_of
 
 
@@ -57,10 +57,11 @@ def page(
     return Page(tuple(map(_run, rows)), following)
 
 
-def active_on(session: Session, source: str) -> bool:
-    """Whether the job of a run that prunes this subnet, or a subnet of this supernet, waits or runs."""
-    query = select(RequestRow.id).join(JobRow, JobRow.id == RequestRow.id)
-    return session.scalar(query.where(RequestRow.source == source, JobRow.state.in_(ACTIVE)).limit(1)) is not None
+def read_by_active(session: Session) -> set[str]:
+    """Ids of the subnets and supernets that jobs of runs, which wait or run, read or will read."""
+    query = select(RequestRow.source).join(JobRow, JobRow.id == RequestRow.id)
+    sources = set(session.scalars(query.where(RequestRow.method.is_not(None), JobRow.state.in_(ACTIVE))))
+    return sources | set(session.scalars(select(SubnetRow.supernet_id).where(SubnetRow.id.in_(sources))))
 
 
 def forget_failed(session: Session, before: str) -> set[str]:

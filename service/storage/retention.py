@@ -56,7 +56,7 @@ def delete_subnet(session: Session, subnet_id: str) -> set[str] | None:
     found = session.execute(select(RequestRow.id, RequestRow.weights).where(RequestRow.subnet_id == subnet_id)).all()
     requests = [request_id for request_id, _ in found]
     busy = select(JobRow.id).where(JobRow.id.in_(requests), JobRow.state.in_(ACTIVE)).limit(1)
-    if files is None or session.scalar(busy) is not None or pruning_runs.active_on(session, subnet_id):
+    if files is None or session.scalar(busy) is not None or subnet_id in pruning_runs.read_by_active(session):
         return None
     session.execute(delete(LatencyRow).where(LatencyRow.subnet_id == subnet_id))
     session.execute(delete(SubnetRow).where(SubnetRow.id == subnet_id))

@@ -271,16 +271,19 @@ def _against_dense(subnet: SubnetOut) -> list[Figure]:
     dense, measured = subnet.card["dense"], subnet.measured
     found = [Figure.of("Accuracy", "accuracy", dense["accuracy"], measured["accuracy"], _interval(measured))]
     if "test" in measured:
-        before = dense["test"]["accuracy"] if "test" in dense else None
-        found.append(
-            Figure.of("Test accuracy", "accuracy", before, measured["test"]["accuracy"], _interval(measured["test"]))
-        )
-    for metric in ("macs", "params", "size_bytes"):
-        found.append(Figure.of(words.METRICS[metric], metric, dense[metric], measured[metric]))
-    found.append(Figure.of("Latency on the host", "latency_ms", dense["latency_here_ms"], measured["latency_here_ms"]))
-    for device, value in measured["latency_ms"].items():
-        found.append(Figure.of(words.metric_name("latency_ms", device), "latency_ms", None, value))
-    return found
+        before, after = dense.get("test", {}).get("accuracy"), measured["test"]
+        found.append(Figure.of("Test accuracy", "accuracy", before, after["accuracy"], _interval(after)))
+    counted = ("macs", "params", "size_bytes")
+    here = "latency_here_ms"
+    return [
+        *found,
+        *(Figure.of(words.METRICS[metric], metric, dense[metric], measured[metric]) for metric in counted),
+        Figure.of("Latency on the job's host", "latency_ms", dense[here], measured[here]),
+        *(
+            Figure.of(words.metric_name("latency_ms", device), "latency_ms", None, value)
+            for device, value in measured["latency_ms"].items()
+        ),
+    ]
 
 
 def _interval(measured: Mapping[str, Any]) -> str:
