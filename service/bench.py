@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from sqlalchemy.orm import Session
 
-from latency_tables import Provenance, this_machine
+from latency_tables import this_machine
 from service.domain import StoredFile, SupernetRecord
 from service.searches import Searches
 from service.settings import Settings
@@ -75,14 +76,19 @@ class Bench:
             staging.sweep(self.database, self.artifacts, tickets=[ticket])
 
 
-def measured_here(provenance: Provenance) -> bool:
-    """Whether a table was measured on this host, in the way that this process can measure a network."""
+def measured_here(provenance: Mapping[str, Any]) -> bool:
+    """Whether a table was measured on this host, in the way that this process can measure a network.
+
+    Args:
+        provenance: a `Provenance` as plain JSON, such as a `TableRecord` has.
+    """
     here = this_machine()
     version = here.pop("torch")
     return (
-        dict(provenance.hardware) == here
-        and provenance.runtime == "torch-eager"
-        and provenance.runtime_versions.get("torch") == version
+        dict(provenance["hardware"]) == here
+        and provenance["runtime"] == "torch-eager"
+        and provenance["runtime_versions"].get("torch") == version
+        and None not in (provenance["batch"], provenance["threads"])
     )
 
 

@@ -40,6 +40,18 @@ def architectures() -> list[str]:
     return list(models.list_models(module=models))
 
 
+def published_params(name: str) -> int:
+    """Parameters of a classifier of torchvision with the classes that it was published with, without making it.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    from torchvision import models
+
+    _require_known(name)
+    return int(next(iter(models.get_model_weights(name))).meta["num_params"])
+
+
 def open_architecture(name: str, classes: int, *, weights: Path | None, seed: int) -> nn.Module:
     """A classifier of torchvision.
 
@@ -55,9 +67,7 @@ def open_architecture(name: str, classes: int, *, weights: Path | None, seed: in
     """
     from torchvision import models
 
-    known = architectures()
-    if name not in known:
-        raise ConfigError(one_of("architecture", name, known))
+    _require_known(name)
     # Heads that only help to train have outputs of their own, which neither this loop nor a compact network needs.
     plain = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     torch.manual_seed(seed)
@@ -65,3 +75,9 @@ def open_architecture(name: str, classes: int, *, weights: Path | None, seed: in
     if weights is not None:
         load_into(net, load_tensors(weights), repr(str(weights)))
     return net
+
+
+def _require_known(name: str) -> None:
+    known = architectures()
+    if name not in known:
+        raise ConfigError(one_of("architecture", name, known))

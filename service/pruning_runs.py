@@ -109,6 +109,19 @@ def ask(context: Context, caller: Caller, wish: Wish) -> Answer[PruningRun]:
     return RUNS.ask(context, caller, run, wish.formats, check, before_adding)
 
 
+def known(context: Context, wish: Wish) -> Answer[PruningRun] | None:
+    """The answer to a run that was asked for before and is there, or under way; quick. None for any other.
+
+    Raises:
+        FaultsError: as `ask`.
+    """
+    answer = RUNS.find(context, resolve(context, wish).digest, wish.formats)
+    if answer is None or answer.complete:
+        return answer
+    under_way = answer.subnet is None and answer.job is not None and not answer.job.state.is_final
+    return answer if under_way else None
+
+
 def get(context: Context, run_id: str) -> Answer[PruningRun]:
     """What is known about a run.
 

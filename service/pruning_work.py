@@ -21,6 +21,7 @@ from service.bench import Bench, Progress, measured_here, now_and_then
 from service.cards import count_params
 from service.domain import Latency, StoredFile, SubnetRecord, digest_of, utc_now
 from service.folder import pruning_folder, temporary_folder
+from service.networks import published_params
 from service.prune_recipes import CARD, MASKS, Pruned, Workpiece, compress, judged, parts, save, train_and_cut
 from service.pruning_inputs import fetch
 from service.pruning_source import open_network, open_piece
@@ -39,6 +40,8 @@ _PHASES = {
     "purify": "purifying",
     "retrain": "retraining",
 }
+_CLASSIFIER = 5_000_000
+"""As many parameters may be in a published network's classifier of 1000 classes."""
 _NAMED = 200
 """Devices that are looked through for those that are this host."""
 
@@ -95,13 +98,10 @@ def require_reachable(spec: PruningSpec, inputs: Inputs, *, most_params: int) ->
             or a table is of another one.
         InfeasibleBudgetError: the target is out of reach.
     """
+    if isinstance(spec.source, Architecture):  # before it takes memory; its own classifier may be smaller
+        _require_size(published_params(spec.source.architecture) - _CLASSIFIER, most_params)
     net, side, _, _ = open_network(spec, inputs)
-    found = count_params(net)
-    if found > most_params:
-        raise ConfigError(
-            f"the network has {found} parameters; allowed here: {most_params}; choose a smaller one, or ask the"
-            " operator to raise ONCEFORALL_PRUNE_MAX_PARAMS"
-        )
+    _require_size(count_params(net), most_params)
     example = torch.zeros(2, 3, side, side)
     groups, table, target = ZeroInvariantGroups(net, example), _table(spec), target_of(spec)
     whole = groups.count()
@@ -124,6 +124,14 @@ def require_reachable(spec: PruningSpec, inputs: Inputs, *, most_params: int) ->
             example_inputs=example,
             settings=compression_settings(spec),
             latencies=None if table is None else {table.device: table},
+        )
+
+
+def _require_size(found: int, most: int) -> None:
+    if found > most:
+        raise ConfigError(
+            f"the network has {found} parameters; allowed here: {most}; choose a smaller one, or ask the operator to"
+            " raise ONCEFORALL_PRUNE_MAX_PARAMS"
         )
 
 
@@ -268,10 +276,9 @@ def _latencies(bench: Bench, net: torch.nn.Module, side: int) -> dict[str, float
         names = [device.name for device in devices.device_page(session, _NAMED, None).items]
         newest = [table for name in names for table in devices.table_page(session, name, 1, None).items]
     for record in newest:
-        provenance = bench.searches.table(record).provenance
-        if provenance.batch is not None and provenance.threads is not None and measured_here(provenance):
-            shape = (provenance.batch, 3, side, side)
-            found[record.device] = measure_module_ms(net, shape, threads=provenance.threads).median_ms
+        if measured_here(record.provenance):
+            shape, threads = (record.provenance["batch"], 3, side, side), record.provenance["threads"]
+            found[record.device] = measure_module_ms(net, shape, threads=threads).median_ms
     return found
 
 

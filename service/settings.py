@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     prune_timeout_s: float = Field(default=14400.0, gt=0)
     prune_max_epochs: int = Field(default=100, ge=1)
     prune_max_resolution: int = Field(default=256, ge=8)
-    prune_max_params: int = Field(default=100_000_000, ge=1)
+    prune_max_params: int = Field(default=200_000_000, ge=1)
     data_sets: Path | None = None
     search_population: int = Field(default=100, ge=4, le=100_000)
     search_generations: int = Field(default=500, ge=1)

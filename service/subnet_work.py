@@ -96,18 +96,16 @@ def _latencies(bench: Bench, request: SubnetRequest, candidate: Candidate, subne
         with bench.database.session() as session:
             record = devices.get_table(session, table_id)
         assert record is not None
-        provenance = bench.searches.table(record).provenance
         measured_ms = None
-        batch, threads = provenance.batch, provenance.threads
-        if batch is not None and threads is not None and measured_here(provenance):
+        if measured_here(record.provenance):
             side = candidate.config.resolution
-            shape = (batch, 3, side, side)
-            measured_ms = least_latency_ms(subnet, shape, threads, candidate.costs[f"latency_ms@{device}"])
+            shape, threads = (record.provenance["batch"], 3, side, side), record.provenance["threads"]
+            measured_ms = _least_latency_ms(subnet, shape, threads, candidate.costs[f"latency_ms@{device}"])
         found[device] = Latency(candidate.costs[f"latency_ms@{device}"], measured_ms)
     return found
 
 
-def least_latency_ms(subnet: Subnet, shape: tuple[int, ...], threads: int, predicted_ms: float) -> float:
+def _least_latency_ms(subnet: Subnet, shape: tuple[int, ...], threads: int, predicted_ms: float) -> float:
     """The least of up to `_TRIES` measurements over about two seconds; one that is near the prediction ends them.
 
     What else runs on the host can only add, and did so for most of a second after a service had started (1.9 times).

@@ -54,7 +54,9 @@ async def ask(request: Request, context: ContextDep, caller: CallerDep, body: Pr
     """
     wish = _wish(body)
     threads: Threads = request.app.state.threads
-    answer = await to_thread.run_sync(pruning_runs.ask, context, caller, wish, limiter=threads.opening)
+    answer = await to_thread.run_sync(pruning_runs.known, context, wish, limiter=threads.known)
+    if answer is None:
+        answer = await to_thread.run_sync(pruning_runs.ask, context, caller, wish, limiter=threads.opening)
     return await answered(request, context, answer, pruning_runs.RUNS, wish.formats, _render)
 
 

@@ -59,8 +59,8 @@ def page(
 
 def read_by_active(session: Session) -> set[str]:
     """Ids of the subnets and supernets that jobs of runs, which wait or run, read or will read."""
-    query = select(RequestRow.source).join(JobRow, JobRow.id == RequestRow.id)
-    sources = set(session.scalars(query.where(RequestRow.method.is_not(None), JobRow.state.in_(ACTIVE))))
+    query = select(RequestRow.source).join(JobRow, JobRow.id == RequestRow.id).where(JobRow.state.in_(ACTIVE))
+    sources = {source for source in session.scalars(query) if source is not None}
     return sources | set(session.scalars(select(SubnetRow.supernet_id).where(SubnetRow.id.in_(sources))))
 
 
