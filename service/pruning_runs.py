@@ -31,7 +31,6 @@ from service.storage import pruning_runs, subnets, supernets
 from service.verify import verify_pruning
 from supernet.arch import SubnetConfig
 from supernet.errors import ConfigError
-from supernet.spaces import get_space
 
 RUNS = Kind(PRUNE_NETWORK, pruning_runs.get, pruning_runs.add)
 METRICS = ("macs", "params", "latency_ms")
@@ -203,8 +202,9 @@ def _source(context: Context, wish: Wish, faults: list[Fault]) -> tuple[Source, 
         return source, None
     try:
         config = SubnetConfig.from_dict(source.config)
-        get_space(record.space).with_num_classes(record.num_classes).layers(config)
-    except ConfigError as error:
+        if config.space != record.space:
+            raise ConfigError(f"a subnet of {config.space!r}; supernet {record.name!r} is of {record.space!r}")
+    except (ConfigError, TypeError) as error:
         faults.append(_fault("source.config", str(error)))
         return source, record
     return SupernetConfig(record.id, config.to_dict()), record

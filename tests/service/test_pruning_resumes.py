@@ -19,8 +19,8 @@ CONFIG = get_space("mobilenet_v3_tiny").smallest().to_dict()
 OTO: dict[str, Any] = {"method": "oto", "epochs": 60}
 AUTO_COMPRESS: dict[str, Any] = {
     "method": "auto-compress",
-    "epochs": 12,
-    "auto_compress": {"proposals": 60, "blocks": 12, "purify_proposals": 40},
+    "epochs": 8,
+    "auto_compress": {"proposals": 40, "blocks": 8, "purify_proposals": 20},
 }
 LIMITS = [{"metric": "params", "max": 0.5, "relative": True}]
 

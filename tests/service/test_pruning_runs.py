@@ -233,6 +233,12 @@ TABLE = {"format": "onceforall-unit-latencies", "version": 1, "device": "cpu", "
         ({"source": {"subnet": NOBODY}}, "body.source.subnet", "see /api/v1/subnets for those that exist"),
         ({"source": {"supernet": "nobody", "config": SMALLEST}}, "body.source.supernet", "no supernet 'nobody'"),
         ({"source": {"supernet": "noise", "config": {"space": "x"}}}, "body.source.config", "is missing"),
+        ({"source": {"supernet": "noise", "config": {**SMALLEST, "depths": 1}}}, "body.source.config", "depths"),
+        (
+            {"source": {"supernet": "noise", "config": get_space("proxyless_w1.3").smallest().to_dict()}},
+            "body.source.config",
+            "a subnet of 'proxyless_w1.3'; supernet 'noise' is of 'mobilenet_v3_tiny'",
+        ),
         (
             {"source": {"supernet": "noise", "config": {**SMALLEST, "resolution": 17}}},
             "body.source.config",
