@@ -42,12 +42,13 @@ def below(context: Context, supernet_id: str, budget: Budget, seed: int, error: 
         if limit.name not in nearest.excess:
             continue
         metric = _STANDS_FOR.get(limit.metric, limit.metric)
-        share = limit.max / nearest.costs[limit.name]
-        if metric not in ("macs", "params") or share < LEAST_SHARE:
+        cost = nearest.costs[limit.name]
+        if metric not in ("macs", "params") or limit.max < LEAST_SHARE * cost:
             return None
         if metric != limit.metric:
             estimated.append(f"{limit.name} by {metric}")
-        limits[metric] = min(limits.get(metric, math.inf), math.floor(share * nearest.costs[metric]))
+        value = limit.max if metric == limit.metric else nearest.costs[metric] * limit.max / cost
+        limits[metric] = min(limits.get(metric, math.inf), math.floor(value))
     with context.database.session() as session:
         record = supernets.get(session, supernet_id)
     if record is None or not limits:

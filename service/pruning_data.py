@@ -46,6 +46,18 @@ def of_supernet(manifest: Mapping[str, Any], folder: Path | None) -> str:
     return str(name) if name in available(folder) else RUN_IMAGES
 
 
+def class_count(name: str, folder: Path | None) -> int | None:
+    """Number of classes of a data set that is available; None for `RUN_IMAGES`: those of the supernet."""
+    if name == RUN_IMAGES:
+        return None
+    if name in (*_BUILT_IN, *_OWN_FILES):
+        return 10
+    assert folder is not None
+    root = folder / name
+    root = root / "train" if (root / "train").is_dir() else root
+    return sum(path.is_dir() and not path.name.startswith(".") for path in root.iterdir())
+
+
 def load(name: str, folder: Path | None, resolution: int) -> ImageData | StreamedFolder:
     """A data set.
 

@@ -140,8 +140,8 @@ def resolve(context: Context, wish: Wish) -> PruningSpec:
         FaultsError: all names that are unknown and values that are not allowed.
     """
     faults: list[Fault] = []
-    source, supernet = _source(context, wish, faults)
-    data = _data(context, wish, supernet, faults)
+    source, supernet, outputs = _source(context, wish, faults)
+    data = _data(context, wish, supernet, outputs, faults)
     faults += _target_faults(wish)
     defaults = DEFAULTS[wish.method]
     epochs = defaults["epochs"] if wish.epochs is None else wish.epochs
@@ -168,8 +168,8 @@ def resolve(context: Context, wish: Wish) -> PruningSpec:
     )
 
 
-def _source(context: Context, wish: Wish, faults: list[Fault]) -> tuple[Source, SupernetRecord | None]:
-    """The source with ids for names, and the supernet that it is of."""
+def _source(context: Context, wish: Wish, faults: list[Fault]) -> tuple[Source, SupernetRecord | None, int | None]:
+    """The source with ids for names, the supernet that it is of, and how many outputs it has, as far as it is known."""
     source = wish.source
     if isinstance(source, Architecture):
         most = context.settings.prune_max_resolution
@@ -183,34 +183,36 @@ def _source(context: Context, wish: Wish, faults: list[Fault]) -> tuple[Source, 
                     " weights to /api/v1/weights and name them, or choose the method oto, which trains",
                 )
             )
-        return source, None
+        return source, None, source.num_classes
     with context.database.session() as session:
         if isinstance(source, StoredSubnet):
             subnet = subnets.get_subnet(session, source.subnet)
             if subnet is None:
                 known = "see /api/v1/subnets for those that exist"
                 faults.append(_fault("source.subnet", f"no subnet {source.subnet!r}; {known}"))
-                return source, None
+                return source, None, None
             if subnet.pruned:
                 hint = "prune what it was pruned from, to a lower target"
                 faults.append(_fault("source.subnet", f"{source.subnet[:12]} is a pruned network; {hint}"))
-            return source, supernets.get(session, subnet.supernet_id)
+            return source, supernets.get(session, subnet.supernet_id), subnet.card.get("num_classes")
         record = supernets.get(session, source.supernet)
     if record is None:
         known = "see /api/v1/supernets for those that exist"
         faults.append(_fault("source.supernet", f"no supernet {source.supernet!r}; {known}"))
-        return source, None
+        return source, None, None
     try:
         config = SubnetConfig.from_dict(source.config)
         if config.space != record.space:
             raise ConfigError(f"a subnet of {config.space!r}; supernet {record.name!r} is of {record.space!r}")
     except (ConfigError, TypeError) as error:
         faults.append(_fault("source.config", str(error)))
-        return source, record
-    return SupernetConfig(record.id, config.to_dict()), record
+        return source, record, record.num_classes
+    return SupernetConfig(record.id, config.to_dict()), record, record.num_classes
 
 
-def _data(context: Context, wish: Wish, supernet: SupernetRecord | None, faults: list[Fault]) -> str:
+def _data(
+    context: Context, wish: Wish, supernet: SupernetRecord | None, outputs: int | None, faults: list[Fault]
+) -> str:
     """The data set's name; of the source's own where none is named."""
     there = pruning_data.available(context.settings.data_sets)
     own = isinstance(wish.source, StoredSubnet | SupernetConfig)
@@ -226,6 +228,11 @@ def _data(context: Context, wish: Wish, supernet: SupernetRecord | None, faults:
     elif name not in allowed:
         message = f"no data set {name!r} is readable here; allowed: {', '.join(allowed)}"
         faults.append(_fault("data", f"{message}; the operator adds others by ONCEFORALL_DATA_SETS"))
+    elif outputs is not None:
+        classes = pruning_data.class_count(name, context.settings.data_sets)
+        if classes not in (None, outputs):
+            message = f"{name!r} has {classes} classes, the network {outputs} outputs; choose the data of its training"
+            faults.append(_fault("data", message))
     return name
 
 

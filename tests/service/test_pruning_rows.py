@@ -11,7 +11,7 @@ import pytest
 from servers import new_database
 from small_service import small_settings
 
-from service import backup
+from service import backup, pruning_data
 from service.domain import Latency, StoredFile, SubnetRecord, digest_of
 from service.pruning_spec import (
     PRUNE_NETWORK,
@@ -26,6 +26,7 @@ from service.storage import figures, jobs, pruning_runs, staging, subnets
 from service.storage.artifacts import ArtifactStore, open_artifacts
 from service.storage.database import Database
 from service.storage.jobs import Run
+from supernet.errors import ConfigError
 
 DAY = timedelta(days=1)
 
@@ -186,3 +187,20 @@ def test_a_backup_holds_the_weights(tmp_path: Path) -> None:
     backup.restore(restored, tmp_path / "copy")
     assert isinstance(run.weights, StoredFile)
     assert open_artifacts(restored.resolved_artifact_url).read(run.weights.sha256) == b"weights of resnet18"
+
+
+def test_a_data_set_is_one_that_the_operator_put_into_the_folder_or_a_built_in_one(tmp_path: Path) -> None:
+    for name in ("flowers/train/rose", "flowers/train/tulip", "flowers/val/rose", "birds/a", "birds/b", "birds/c"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "Not A Name").mkdir()
+    (tmp_path / pruning_data.RUN_IMAGES).mkdir()
+    assert pruning_data.available(None) == ("digits",)
+    assert pruning_data.available(tmp_path / "absent") == ("digits",)
+    assert pruning_data.available(tmp_path) == ("digits", "birds", "flowers")
+    counts = {name: pruning_data.class_count(name, tmp_path) for name in ("digits", "birds", "flowers", "run-images")}
+    assert counts == {"digits": 10, "birds": 3, "flowers": 2, "run-images": None}
+    with pytest.raises(ConfigError, match=r"unknown data set 'cats'; allowed: digits, birds, flowers, run-images"):
+        pruning_data.load("cats", tmp_path, 8)
+    known = {"data": {"name": "birds"}}
+    assert pruning_data.of_supernet(known, tmp_path) == "birds"
+    assert pruning_data.of_supernet(known, None) == pruning_data.RUN_IMAGES

@@ -252,6 +252,11 @@ TABLE = {"format": "onceforall-unit-latencies", "version": 1, "device": "cpu", "
         ),
         ({"source": NETWORK, "data": "digits", "method": "auto-compress"}, "body.source.weights", "would be untrained"),
         ({"source": NETWORK}, "body.data", "an architecture has no data of its own; allowed: digits"),
+        (
+            {"source": NETWORK | {"num_classes": 7}, "data": "digits"},
+            "body.data",
+            "has 10 classes, the network 7 outputs",
+        ),
         ({"data": "/etc"}, "body.data", "should match pattern"),
         ({"data": "imagenet"}, "body.data", "allowed: digits, run-images; the operator adds others"),
         ({"constraints": []}, "body.constraints", "there is no target"),
