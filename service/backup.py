@@ -32,7 +32,7 @@ from service.domain import digest_of, is_digest, utc_now
 from service.folder import DataFolder
 from service.metrics import package_version
 from service.settings import Settings
-from service.storage import subnets, supernets
+from service.storage import staging
 from service.storage.artifacts import ArtifactStore, open_artifacts
 from supernet.errors import CheckpointError, ConfigError, OnceForAllError, StorageError, writing
 from supernet.files import read_json, sha256_file, write_json
@@ -174,7 +174,7 @@ def named_files(database: Path) -> set[str]:
     engine = create_engine(f"sqlite:///file:{quote(str(database))}?mode=ro&uri=true")
     try:
         with Session(engine) as session:
-            return supernets.files_in_use(session) | subnets.files_in_use(session)
+            return staging.named(session)
     except DatabaseError as error:
         raise CheckpointError(
             f"the database {str(database)!r} cannot be read: {error.orig}; use another one"

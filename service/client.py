@@ -181,14 +181,12 @@ class Client:
             idempotency_key: the service refuses to take it for another request.
 
         Raises:
-            ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`.
+            ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`,
+                and where pruning may help `offer`, whose `body` `ask_pruning` takes.
         """
         limits = (Budget.parse(budget) if isinstance(budget, str) else budget).to_dict()
-        headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
         body = {"supernet": supernet, "constraints": limits, "seed": seed, "formats": list(formats)}
-        return self._call("POST", "/subnet-requests", json=body, headers=headers)
+        return self._order("/subnet-requests", body, wait_s, idempotency_key)
 
     def request_subnet(
         self,
@@ -214,8 +212,79 @@ class Client:
         Raises:
             ServiceError: as `ask`; or the job failed or was cancelled.
         """
+        return self._made(
+            "/subnet-requests", lambda: self.ask(supernet, budget, seed=seed, formats=formats), formats, on_progress
+        )
+
+    def upload_weights(self, path: str | Path) -> str:
+        """Upload a safetensors file of weights; returns what pruning runs call it. Unused, it goes after an hour.
+
+        Raises:
+            CheckpointError: there is no such file.
+            ServiceError: the service refuses it.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{str(path)!r} does not exist; check the path")
+        with path.open("rb") as file:
+            found = self._call("POST", "/weights", content=file, headers={"Content-Type": "application/octet-stream"})
+        return str(found["sha256"])
+
+    def ask_pruning(
+        self, body: Mapping[str, Any], *, wait_s: int | None = None, idempotency_key: str | None = None
+    ) -> Json:
+        """Ask for a network to be pruned: the run, with its `job` and, if known, `subnet`: the pruned network.
+
+        Args:
+            body: as POST /pruning-runs takes it: `method`, `source`, `data`, `constraints` or `sparsity`, `epochs`,
+                and so on; or the `body` of the offer that comes with an infeasible budget.
+            wait_s: as for `ask`.
+            idempotency_key: as for `ask`.
+
+        Raises:
+            ServiceError: refused; status 409 where the target is out of reach.
+        """
+        return self._order("/pruning-runs", body, wait_s, idempotency_key)
+
+    def prune(self, body: Mapping[str, Any], *, on_progress: Callable[[str, float], None] | None = None) -> Json:
+        """Ask for a network to be pruned, and wait for it and for its formats.
+
+        Args:
+            body: as for `ask_pruning`.
+            on_progress: called as (stage, fraction in [0, 1]) while waiting.
+
+        Returns:
+            The pruned network: as a subnet, with `pruned` true and `predicted.accuracy` None.
+
+        Raises:
+            ServiceError: as `ask_pruning`; or the job failed or was cancelled.
+        """
+        return self._made("/pruning-runs", lambda: self.ask_pruning(body), body.get("formats", ()), on_progress)
+
+    def pruning_run(self, run_id: str) -> Json:
+        """A pruning run: its exact spec, its job, and the pruned network once it is there."""
+        return self._call("GET", f"/pruning-runs/{run_id}")
+
+    def list_pruning_runs(self, **filters: str) -> Iterator[Json]:
+        """Pruning runs, newest first; `method` and `source` leave out the others."""
+        return self._listed("/pruning-runs", **filters)
+
+    def _order(self, path: str, body: Mapping[str, Any], wait_s: int | None, idempotency_key: str | None) -> Json:
+        headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        return self._call("POST", path, json=dict(body), headers=headers)
+
+    def _made(
+        self,
+        path: str,
+        ask: Callable[[], Json],
+        formats: Sequence[str],
+        on_progress: Callable[[str, float], None] | None,
+    ) -> Json:
+        """Wait for the network that a request becomes, and for its formats."""
         for _ in range(2):  # the second time for formats, where the job had begun without them
-            request = self.ask(supernet, budget, seed=seed, formats=formats)
+            request = ask()
             there = request["subnet"] and {file["format"] for file in request["subnet"]["files"]}
             if there and there.issuperset(formats):
                 break
@@ -225,7 +294,7 @@ class Client:
             if job["state"] != "succeeded":
                 message = (job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}; ask again")
                 raise ServiceError(message, problem=job["error"])
-            request = self._call("GET", f"/subnet-requests/{request['id']}")
+            request = self._call("GET", f"{path}/{request['id']}")
         subnet: Json = request["subnet"]
         return subnet
 

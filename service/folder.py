@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -73,6 +74,31 @@ class DataFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def pruning_folder(cache: Path, run_id: str) -> Path:
+    """Where a pruning run keeps its state on this host; not made here. A restart leaves it, so that the run goes on."""
+    return cache / f"pruning-{run_id}"
+
+
+def forget_pruning_folders(cache: Path, is_active: Callable[[str], bool], *, older_than_s: float) -> int:
+    """Remove what pruning runs left that ended badly.
+
+    Args:
+        cache: folder of them.
+        is_active: whether the run of that id waits or runs.
+        older_than_s: seconds since its last change; a younger one stays, so that its run goes on if asked for again.
+
+    Returns:
+        Number of folders that were removed.
+    """
+    before, count = time.time() - older_than_s, 0
+    for folder in cache.glob("pruning-*"):
+        changed = max((path.stat().st_mtime for path in (folder, *folder.iterdir())), default=0.0)
+        if changed < before and not is_active(folder.name.removeprefix("pruning-")):
+            shutil.rmtree(folder, ignore_errors=True)
+            count += 1
+    return count
 
 
 @contextmanager

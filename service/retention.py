@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TypeVar
 
 from service.settings import Settings
-from service.storage import figures, staging
+from service.storage import figures, pruning_runs, staging
 from service.storage import retention as rows
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
@@ -56,7 +56,7 @@ class Cleaning:
     """What was removed, or would be.
 
     Attributes:
-        subnets: number of subnets, with their requests and jobs.
+        subnets: number of subnets and pruned networks, with their requests, runs and jobs.
         subnet_bytes: of their files; those that others share are counted, and stay.
         orphans: number of files that no row named.
         orphan_bytes: their size.
@@ -109,6 +109,8 @@ def clean(database: Database, artifacts: ArtifactStore, limits: Limits, *, dry_r
             f" that, not {limits.orphan_age}"
         )
     count, size = _clean_subnets(database, artifacts, limits, dry_run=dry_run)
+    if limits.age is not None and not dry_run:
+        _forget_failed_runs(database, artifacts, limits.age)
     orphans = orphan_bytes = unfinished = 0
     if limits.orphan_age is not None:
         before = datetime.now(UTC) - limits.orphan_age
@@ -191,6 +193,16 @@ def _clean_subnets(database: Database, artifacts: ArtifactStore, limits: Limits,
         staging.sweep(database, artifacts, tickets=[ticket])
         count, size = count + len(gone), size + sum(row.size_bytes for row, _ in gone)
     return count, size
+
+
+def _forget_failed_runs(database: Database, artifacts: ArtifactStore, age: timedelta) -> None:
+    """Pruning runs that came to nothing, and the weights that were uploaded for them."""
+    before = _text(datetime.now(UTC) - max(age, LEAST_AGE))
+    with database.session(exclusive=True) as session:
+        lost = pruning_runs.forget_failed(session, before)
+        ticket = staging.leave(session, lost) if lost else None
+    if ticket is not None:
+        staging.sweep(database, artifacts, tickets=[ticket])
 
 
 def _clean_orphans(database: Database, artifacts: ArtifactStore, before: datetime, *, dry_run: bool) -> tuple[int, int]:

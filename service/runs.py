@@ -13,7 +13,7 @@ from service.context import Context
 from service.domain import SupernetRecord, canonical_json, digest_of, utc_now
 from service.errors import ConflictError, Fault, FaultsError, NotFoundError
 from service.folder import temporary_folder
-from service.storage import fronts, staging, subnets, supernets
+from service.storage import fronts, pruning_runs, staging, subnets, supernets
 from service.storage.artifacts import CHUNK, ArtifactStore, stored_file
 from service.tensorfile import check_tensor_file
 from service.verify import verify_run
@@ -159,7 +159,8 @@ def delete(context: Context, supernet_id: str) -> None:
         record = supernets.get(session, supernet_id)
         if record is None:
             raise NotFoundError(f"no supernet {supernet_id!r}; see /api/v1/supernets for those that exist")
-        if any(spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session)):
+        active = (spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session))
+        if any(active) or record.id in pruning_runs.read_by_active(session):
             raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
         supernets.delete(session, record.id)
         lost = {file.sha256 for file in record.files.values()} | fronts.delete_of(session, record.id)

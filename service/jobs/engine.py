@@ -97,7 +97,7 @@ class DbosJobEngine(JobEngine):
         assert self._client is not None, "submit before start"
         submission = rows.put(session, job_id, kind, payload, first=_first_submission())
         if submission is not None:
-            queue.enqueue(self._client, session, job_id, submission)
+            queue.enqueue(self._client, session, kind, job_id, submission)
 
     def cancel(self, job_id: str) -> None:
         """See `JobEngine.cancel`: the job's host reads the row every quarter of a second."""

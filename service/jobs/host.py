@@ -22,6 +22,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from service import logs, retention
+from service.folder import forget_pruning_folders
 from service.jobs import queue
 from service.jobs.children import Child, Children
 from service.jobs.engine import new_executor_id
@@ -53,8 +54,13 @@ class JobHost:
         self.executor = new_executor_id(self._name)
         self._database = Database(settings.resolved_database_url)
         self._artifacts: ArtifactStore = open_artifacts(settings.resolved_artifact_url)
-        self._children = Children(settings.job_workers, lambda: make_child(settings))
-        self._runner = JobRunner(settings, self._database, self._children, self.executor)
+        short = Children(settings.job_workers, lambda: make_child(settings))
+        long = Children(settings.prune_workers, lambda: make_child(settings), warm=False)
+        self._children = (short, long)
+        self._runners = {
+            queue.SHORT: JobRunner(settings, self._database, short, self.executor),
+            queue.LONG: JobRunner(settings, self._database, long, self.executor),
+        }
         self._client = queue.client(self._database)
         self._stopping = threading.Event()
         self._unfollowed: dict[str, float] = {}
@@ -77,16 +83,17 @@ class JobHost:
             staging.sweep(self._database, self._artifacts, older_than_s=0.0)
         DBOS(config=queue.configuration(self._database, self.executor))
 
-        @DBOS.workflow(name=queue.WORKFLOW, max_recovery_attempts=None)  # attempts are counted in the job's row
-        def run_job(job_id: str, submission: int) -> None:
-            self._runner.run(job_id, submission)
-
+        workers = {queue.SHORT: self._settings.job_workers, queue.LONG: self._settings.prune_workers}
+        taken = [lane for lane, count in workers.items() if count]
+        for lane in taken:
+            # attempts are counted in the job's row
+            DBOS.workflow(name=lane.workflow, max_recovery_attempts=None)(_workflow(self._runners[lane]))
+        DBOS.listen_queues([lane.name for lane in taken])  # before the launch; otherwise to those of other hosts too
         DBOS.launch()
         self._take_up_forgotten()
         self._beating.start()
-        DBOS.register_queue(
-            queue.NAME, worker_concurrency=self._settings.job_workers, polling_interval_sec=queue.POLL_S
-        )
+        for lane in taken:
+            DBOS.register_queue(lane.name, worker_concurrency=workers[lane], polling_interval_sec=lane.poll_s)
 
     def stop(self) -> None:
         """Put the running jobs back into the queue as if they had not been begun. The process should end after this."""
@@ -95,8 +102,10 @@ class JobHost:
         self._stopping.set()
         logging.getLogger("dbos").setLevel(logging.CRITICAL)  # it reports every workflow that ends after this
         DBOS.destroy()  # takes nothing more off the queue
-        self._runner.stop()
-        self._children.close()
+        for runner in self._runners.values():
+            runner.stop()
+        for children in self._children:
+            children.close()
         self._beating.join(timeout=5)
         self._release([self.executor], uncounted=True)
 
@@ -138,13 +147,18 @@ class JobHost:
     def _again(self, session: Session, submissions: Iterable[tuple[str, int]], *, uncounted: bool = False) -> None:
         for job_id, submission in sorted(submissions):
             following = rows.submit_again(session, job_id, submission, uncounted=uncounted)
-            if following is not None:
-                queue.enqueue(self._client, session, job_id, following)
+            job = None if following is None else rows.get(session, job_id)
+            if job is not None and following is not None:
+                queue.enqueue(self._client, session, job.kind, job_id, following)
 
     def _pending(self, executor: str) -> list[str]:
         """Ids of the workflows that a host took off the queue and that have not ended."""
         found = self._client.list_workflows(
-            status="PENDING", executor_id=executor, queue_name=queue.NAME, load_input=False, load_output=False
+            status="PENDING",
+            executor_id=executor,
+            queue_name=[lane.name for lane in self._runners],
+            load_input=False,
+            load_output=False,
         )
         return [flow.workflow_id for flow in found]
 
@@ -161,7 +175,11 @@ class JobHost:
 
     def _take_up_unfollowed(self) -> None:
         """Put back what dbos took off the queue for this host and could not start, because the database refused."""
-        followed = {queue.workflow_id(run.job_id, run.submission) for run in self._runner.following}
+        followed = {
+            queue.workflow_id(run.job_id, run.submission)
+            for runner in self._runners.values()
+            for run in runner.following
+        }
         pending = set(self._pending(self.executor)) - followed
         now = time.monotonic()
         self._unfollowed = {name: self._unfollowed.get(name, now) for name in pending}
@@ -181,10 +199,23 @@ class JobHost:
         limits = retention.Limits.of(self._settings)
         if limits != retention.Limits():
             retention.clean(self._database, self._artifacts, limits)
+        forget_pruning_folders(self._settings.cache_dir, self._is_active, older_than_s=_KEPT_S)
         before = (datetime.now(UTC) - timedelta(seconds=_KEPT_S)).isoformat()
         old = self._client.list_workflows(completed_before=before, load_input=False, load_output=False, limit=_PAGE)
         if old:
             self._client.delete_workflows([flow.workflow_id for flow in old])
+
+    def _is_active(self, job_id: str) -> bool:
+        with self._database.session() as session:
+            job = rows.get(session, job_id)
+        return job is not None and not job.state.is_final
+
+
+def _workflow(runner: JobRunner) -> Callable[[str, int], None]:
+    def run_job(job_id: str, submission: int) -> None:
+        runner.run(job_id, submission)
+
+    return run_job
 
 
 def run(settings: Settings, stop: threading.Event, on_ready: Callable[[str], None] = lambda _name: None) -> None:

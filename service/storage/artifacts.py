@@ -72,6 +72,10 @@ class ArtifactStore(ABC):
         """Whether there is such a file."""
 
     @abstractmethod
+    def size_bytes(self, sha256: str) -> int | None:
+        """Length of a file; None where there is no such file."""
+
+    @abstractmethod
     def entries(self) -> Iterator[StoredEntry]:
         """All files, in no order."""
 
@@ -168,11 +172,16 @@ class ObjectArtifacts(ArtifactStore):
 
     def has(self, sha256: str) -> bool:
         """See `ArtifactStore.has`."""
-        return self._size(sha256) is not None
+        return self.size_bytes(sha256) is not None
+
+    def size_bytes(self, sha256: str) -> int | None:
+        """See `ArtifactStore.size_bytes`."""
+        meta = self._head(sha256)
+        return None if meta is None else meta["size"]
 
     def chunks(self, sha256: str, *, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """See `ArtifactStore.chunks`."""
-        size = self._size(sha256)
+        size = self.size_bytes(sha256)
         if size is None:
             raise _gone(sha256)
         stop = size if end is None else min(end, size)
@@ -237,10 +246,6 @@ class ObjectArtifacts(ArtifactStore):
                         path.unlink()
         return count
 
-    def _size(self, sha256: str) -> int | None:
-        meta = self._head(sha256)
-        return None if meta is None else meta["size"]
-
     def _head(self, sha256: str) -> ObjectMeta | None:
         try:
             return obstore.head(self._store, _key(sha256))
@@ -252,7 +257,7 @@ class ObjectArtifacts(ArtifactStore):
     def _put(self, content: Path | bytes, file: StoredFile) -> StoredFile:
         # A name is a digest, so what is there already is the same; asking first saves the upload, and `create` (a local
         # hard link) keeps two writers from mixing their bytes. Servers of buckets replace a file in one step.
-        if self._size(file.sha256) == file.size_bytes:
+        if self.size_bytes(file.sha256) == file.size_bytes:
             return file
         mode: Literal["create", "overwrite"] = "create" if isinstance(self._store, LocalStore) else "overwrite"
         try:

@@ -66,15 +66,27 @@ class TableRow(Base):
 
 
 class RequestRow(Base):
-    """A budget somebody asked for; `formats` are those that its job is to make."""
+    """What becomes one stored network: a budget somebody asked for, or a pruning run.
+
+    `formats` are those that its job is to make. The last three are of a pruning run alone: its method, what it prunes
+    (`PruningSpec.source_name`), and the file of weights that came with it.
+    """
 
     __tablename__ = "subnet_requests"
+    __table_args__ = (
+        Index("subnet_requests_by_method", "method", "created_at", "id"),
+        Index("subnet_requests_by_subnet", "subnet_id"),
+        Index("subnet_requests_by_source", "source"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     spec: Mapped[dict[str, Any]]
     subnet_id: Mapped[str | None]
     created_at: Mapped[str]
     formats: Mapped[list[Any]]
+    method: Mapped[str | None]
+    source: Mapped[str | None]
+    weights: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 FIGURES = ("created_at", "accuracy", "predicted_accuracy", "macs", "params")
@@ -86,7 +98,7 @@ def _figures_but(name: str, *more: str) -> list[str]:
 
 
 class SubnetRow(Base):
-    """A finished subnet. It outlives its supernet's row: the ids are provenance, not foreign keys."""
+    """A finished subnet or pruned network. It outlives its supernet's row: the ids are provenance, not foreign keys."""
 
     __tablename__ = "subnets"
     __table_args__ = (
@@ -100,7 +112,7 @@ class SubnetRow(Base):
     space: Mapped[str]
     config: Mapped[dict[str, Any]]
     config_digest: Mapped[str]
-    predicted_accuracy: Mapped[float]
+    predicted_accuracy: Mapped[float | None]
     accuracy: Mapped[float]
     macs: Mapped[int] = mapped_column(_Count)
     params: Mapped[int] = mapped_column(_Count)
@@ -141,7 +153,7 @@ class LatencyRow(Base):
     measured_ms: Mapped[float | None]
     created_at: Mapped[str]
     accuracy: Mapped[float]
-    predicted_accuracy: Mapped[float]
+    predicted_accuracy: Mapped[float | None]
     macs: Mapped[int] = mapped_column(BigInteger)
     params: Mapped[int] = mapped_column(BigInteger)
     supernet_id: Mapped[str]

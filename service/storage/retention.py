@@ -1,4 +1,4 @@
-"""Rows that are due to go, and the only way in which a subnet is forgotten."""
+"""Rows that are due to go, and the only way in which a subnet, or a pruned network, is forgotten."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from service.storage import pruning_runs
 from service.storage.jobs import ACTIVE
 from service.storage.models import FrontRow, JobRow, LatencyRow, RequestRow, SubnetRow, SupernetRow, TableRow
 
@@ -45,22 +46,24 @@ def oldest(session: Session, *, before: str | None, excess: int, not_after: str)
 
 
 def delete_subnet(session: Session, subnet_id: str) -> set[str] | None:
-    """Forget a subnet, its requests and their jobs, so that the same request makes it anew.
+    """Forget a subnet, its requests or pruning runs and their jobs, so that the same request makes it anew.
 
     Returns:
-        Digests of its files, for `staging.leave` in the same transaction; None where it is gone already, or a job is at
-        work on a request of it.
+        Digests of its files, and of weights that had come with its runs, for `staging.leave` in the same transaction;
+        None where it is gone already, or a job is at work on a request of it or prunes it.
     """
     files = session.scalar(select(SubnetRow.files).where(SubnetRow.id == subnet_id))
-    requests = list(session.scalars(select(RequestRow.id).where(RequestRow.subnet_id == subnet_id)))
+    found = session.execute(select(RequestRow.id, RequestRow.weights).where(RequestRow.subnet_id == subnet_id)).all()
+    requests = [request_id for request_id, _ in found]
     busy = select(JobRow.id).where(JobRow.id.in_(requests), JobRow.state.in_(ACTIVE)).limit(1)
-    if files is None or session.scalar(busy) is not None:
+    if files is None or session.scalar(busy) is not None or subnet_id in pruning_runs.read_by_active(session):
         return None
     session.execute(delete(LatencyRow).where(LatencyRow.subnet_id == subnet_id))
     session.execute(delete(SubnetRow).where(SubnetRow.id == subnet_id))
     session.execute(delete(RequestRow).where(RequestRow.id.in_(requests)))
     session.execute(delete(JobRow).where(JobRow.id.in_(requests)))
-    return {file["sha256"] for file in files.values()}
+    uploaded = [weights for _, weights in found if weights is not None]
+    return {file["sha256"] for file in (*files.values(), *uploaded)}
 
 
 def owners(session: Session) -> dict[str, str]:
@@ -68,6 +71,8 @@ def owners(session: Session) -> dict[str, str]:
     found: dict[str, str] = {}
     for row_id, files in session.execute(select(SubnetRow.id, SubnetRow.files).execution_options(yield_per=1000)):
         found |= {file["sha256"]: f"subnet {row_id}, {format}" for format, file in files.items()}
+    for run_id, file in pruning_runs.weights(session).items():
+        found[file.sha256] = f"pruning run {run_id}, its weights"
     for table_id, content in session.execute(select(TableRow.id, TableRow.content)):
         found[content["sha256"]] = f"latency table {table_id}"
     for front_id, content in session.execute(select(FrontRow.id, FrontRow.content)):

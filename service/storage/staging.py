@@ -18,7 +18,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from service.domain import utc_now
-from service.storage import subnets, supernets
+from service.storage import pruning_runs, subnets, supernets
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 from service.storage.models import StagedFileRow
@@ -95,8 +95,12 @@ def sweep(
 
 def in_use(session: Session) -> set[str]:
     """Digests of all files that a row names or that are on their way."""
-    staged = set(session.scalars(select(StagedFileRow.sha256)))
-    return staged | supernets.files_in_use(session) | subnets.files_in_use(session)
+    return set(session.scalars(select(StagedFileRow.sha256))) | named(session)
+
+
+def named(session: Session) -> set[str]:
+    """Digests of all files that a row names."""
+    return supernets.files_in_use(session) | subnets.files_in_use(session) | pruning_runs.files_in_use(session)
 
 
 def _write_down(session: Session, digests: Iterable[str], process: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows of subnet requests and of the subnets that answer them."""
+"""Rows of subnet requests, and of the networks that answer them and pruning runs (`service.storage.pruning_runs`)."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def add_file(session: Session, subnet_id: str, format: str, file: StoredFile) ->
 
 
 def get_request(session: Session, request_id: str) -> SubnetRequest | None:
-    """The request of that id."""
+    """The subnet request of that id."""
     row = session.get(RequestRow, request_id)
-    if row is None:
+    if row is None or row.method is not None:
         return None
     return SubnetRequest(row.id, SubnetSpec.from_dict(row.spec), row.subnet_id, row.created_at)
 
@@ -81,11 +81,11 @@ def get_request(session: Session, request_id: str) -> SubnetRequest | None:
 def specs_of_active_jobs(session: Session) -> list[dict[str, Any]]:
     """Specs of the requests whose jobs wait or run."""
     query = select(RequestRow.spec).join(JobRow, JobRow.id == RequestRow.id).where(JobRow.state.in_(ACTIVE))
-    return list(session.scalars(query))
+    return list(session.scalars(query.where(RequestRow.method.is_(None))))
 
 
 def add_subnet(session: Session, record: SubnetRecord) -> bool:
-    """Insert a subnet and answer its request with it.
+    """Insert a network and answer its request, or its pruning run, with it.
 
     Returns:
         Whether it is new; doing so again changes nothing.
@@ -119,6 +119,7 @@ def subnet_ids(
     sort: str = "-created_at",
     device: str | None = None,
     supernet: str | None = None,
+    pruned: bool | None = None,
     at_least: Mapping[str, float] | None = None,
     at_most: Mapping[str, float] | None = None,
 ) -> Page[str]:
@@ -128,9 +129,11 @@ def subnet_ids(
         session: transaction.
         limit: greatest number of items.
         cursor: where to go on.
-        sort: one of `SORTS`, descending with a leading "-". `latency_ms` is the predicted one on `device`.
+        sort: one of `SORTS`, descending with a leading "-". `latency_ms` is the predicted one on `device`; the order
+            by predicted accuracy leaves out what has none: pruned networks.
         device: leave out the subnets that were not priced for it; needed for `latency_ms`, in filters too.
         supernet: id of the supernet.
+        pruned: whether pruned networks alone are wanted, or none of them; None: both.
         at_least: name (as in `SORTS`, without `created_at`) -> lower bound, inclusive.
         at_most: the same for upper bounds.
 
@@ -150,8 +153,14 @@ def subnet_ids(
     conditions += [columns[key] + 0 <= bound for key, bound in upper.items()]
     if device is not None:
         conditions.append(LatencyRow.device == device)
+    row = SubnetRow if device is None else LatencyRow
     if supernet is not None:
-        conditions.append((SubnetRow if device is None else LatencyRow).supernet_id == supernet)
+        conditions.append(row.supernet_id == supernet)
+    if pruned is not None:
+        predicted = row.predicted_accuracy + 0
+        conditions.append(predicted.is_(None) if pruned else predicted.is_not(None))
+    if name == "predicted_accuracy":
+        conditions.append(row.predicted_accuracy.is_not(None))  # no cursor can hold what is not there
     row_id = SubnetRow.id if device is None else LatencyRow.subnet_id
     order = Order(
         sort if device is None else f"{sort}@{device}", columns[name], row_id, descending=sort.startswith("-")
@@ -202,7 +211,7 @@ _KNOWN = (
 
 
 def files_in_use(session: Session) -> set[str]:
-    """Digests of the files of all subnets."""
+    """Digests of the files of all subnets and pruned networks."""
     return {file["sha256"] for files in session.scalars(select(SubnetRow.files)) for file in files.values()}
 
 

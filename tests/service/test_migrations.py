@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from service.domain import JobState
-from service.storage import devices, jobs, subnets, supernets
+from service.storage import devices, jobs, pruning_runs, subnets, supernets
 from service.storage.database import MIGRATIONS, Database
 
 DIGEST = "a" * 64
@@ -130,6 +130,10 @@ def test_a_database_of_an_older_schema_comes_up_to_date_with_its_rows(
         assert jobs.waiting(session, 10) == [(DIGEST, 0)]  # so the first host to start queues it again
         assert jobs.submit_again(session, DIGEST, 0) == 1
     with database.session() as session:
-        session.execute(sa.text("update subnets set macs = 5000000000"))
-        assert subnets.get_subnet(session, DIGEST).macs == 5_000_000_000  # type: ignore[union-attr]
+        session.execute(sa.text("update subnets set macs = 5000000000, predicted_accuracy = null"))
+        session.execute(sa.text("update subnet_latencies set predicted_accuracy = null"))
+        changed = subnets.get_subnet(session, DIGEST)
+        assert changed is not None
+        assert (changed.macs, changed.pruned) == (5_000_000_000, True)
+        assert pruning_runs.page(session, 10, None).items == ()
     database.close()

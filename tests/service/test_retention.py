@@ -298,7 +298,8 @@ def test_a_host_of_jobs_keeps_to_the_limits_of_its_settings(tmp_path: Path, monk
         database.close()
         worker = host.JobHost(settings)
         worker._tidy()
-        worker._children.close()
+        for children in worker._children:
+            children.close()
         worker._database.close()
     assert asked == [Limits(timedelta(days=1.5), 10)]
 
