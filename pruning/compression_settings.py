@@ -44,7 +44,7 @@ class CompressionSettings:
     search: AnnealingSettings = field(default_factory=AnnealingSettings)
     admm: AdmmSettings = field(default_factory=AdmmSettings)
     admm_epochs: int = 2
-    purify: AnnealingSettings = field(default_factory=lambda: AnnealingSettings(proposals=60, calibration=10))
+    purify: AnnealingSettings = field(default_factory=lambda: AnnealingSettings(proposals=60, explored=0.0))
     purify_passes: int = 2
     purify_epochs: int = 2
     allowed_drop: float = 0.5

@@ -71,7 +71,7 @@ def auto_compress(
         search=AnnealingSettings(proposals=proposals),
         admm=AdmmSettings(blocks=blocks),
         admm_epochs=block_epochs,
-        purify=AnnealingSettings(proposals=max(purify_proposals, 1), calibration=10),
+        purify=AnnealingSettings(proposals=max(purify_proposals, 1), explored=0.0),
         purification=purify_proposals > 0,
         allowed_drop=allowed_drop,
         retrain_epochs=retrain_epochs,

@@ -23,7 +23,7 @@ SETTINGS = CompressionSettings(
     search=AnnealingSettings(proposals=16, calibration=4),
     admm=AdmmSettings(rho=0.05, blocks=3),
     admm_epochs=2,
-    purify=AnnealingSettings(proposals=8, calibration=3),
+    purify=AnnealingSettings(proposals=8, explored=0.0, calibration=3),
     purify_epochs=2,
     allowed_drop=2.0,
     retrain_epochs=4,
