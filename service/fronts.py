@@ -54,14 +54,16 @@ def ask(context: Context, caller: Caller, supernet: str, device: str | None, met
     if front is not None:
         return FrontAnswer(spec, front, None)
     with context.database.session(exclusive=True) as session:
-        submit(context, session, caller, FIND_FRONT, spec.digest, {"spec": spec.to_dict()})
+        if fronts.get(session, spec.digest) is None:  # it was not there a moment ago
+            submit(context, session, caller, FIND_FRONT, spec.digest, {"spec": spec.to_dict()})
     return find(context, spec)
 
 
 def find(context: Context, spec: FrontSpec) -> FrontAnswer:
     """What is known about a front now."""
     with context.database.session() as session:
-        return FrontAnswer(spec, fronts.get(session, spec.digest), jobs.get(session, spec.digest))
+        job = jobs.get(session, spec.digest)  # first: of a job that has succeeded by now, the front is there
+        return FrontAnswer(spec, fronts.get(session, spec.digest), job)
 
 
 def read(context: Context, front: FrontRecord) -> bytes:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TypeVar
 
+from service import exports
 from service.settings import Settings
 from service.storage import figures, pruning_runs, staging
 from service.storage import retention as rows
@@ -188,7 +189,8 @@ def _clean_subnets(database: Database, artifacts: ArtifactStore, limits: Limits,
             count, size = count + len(batch), size + sum(row.size_bytes for row in batch)
             continue
         with database.session(exclusive=True) as session:
-            gone = [(row, files) for row in batch if (files := rows.delete_subnet(session, row.id)) is not None]
+            found = [(row, rows.delete_subnet(session, row.id, exports.job_ids(row.id))) for row in batch]
+            gone = [(row, files) for row, files in found if files is not None]
             ticket = staging.leave(session, {digest for _, files in gone for digest in files})
         staging.sweep(database, artifacts, tickets=[ticket])
         count, size = count + len(gone), size + sum(row.size_bytes for row, _ in gone)

@@ -49,7 +49,10 @@ class JobEngine(ABC):
 
     @abstractmethod
     def submit(self, session: Session, kind: str, job_id: str, payload: Mapping[str, Any]) -> None:
-        """Queue a job in the caller's transaction. A known id is the same job, unless it failed or was cancelled."""
+        """Queue a job in the caller's transaction, which has seen that its product is not there.
+
+        A known id is the same job; one that has ended is done again.
+        """
 
     @abstractmethod
     def cancel(self, job_id: str) -> None:

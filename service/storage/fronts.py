@@ -8,6 +8,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.domain import FrontRecord, FrontSpec, StoredFile
+from service.storage import jobs
 from service.storage.models import FrontRow
 
 
@@ -36,6 +37,8 @@ def get(session: Session, front_id: str) -> FrontRecord | None:
 
 
 def delete_of(session: Session, supernet_id: str) -> set[str]:
-    """Forget a supernet's fronts; returns the digests of their files."""
-    query = delete(FrontRow).where(FrontRow.supernet_id == supernet_id).returning(FrontRow.content)
-    return {content["sha256"] for content in session.scalars(query)}
+    """Forget a supernet's fronts and the jobs that searched them; returns the digests of their files."""
+    query = delete(FrontRow).where(FrontRow.supernet_id == supernet_id).returning(FrontRow.id, FrontRow.content)
+    gone = session.execute(query).all()
+    jobs.forget(session, [front_id for front_id, _ in gone])
+    return {content["sha256"] for _, content in gone}

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.domain import Page, StoredFile
 from service.pruning_spec import PruningRun, PruningSpec
+from service.storage import jobs
 from service.storage.jobs import ACTIVE
 from service.storage.models import JobRow, RequestRow, SubnetRow
 from service.storage.paging import Order, slice_of
@@ -78,7 +79,7 @@ def forget_failed(session: Session, before: str) -> set[str]:
         RequestRow.id.not_in(active),
     )
     found = session.execute(delete(RequestRow).where(*due).returning(RequestRow.id, RequestRow.weights)).all()
-    session.execute(delete(JobRow).where(JobRow.id.in_([run_id for run_id, _ in found])))
+    jobs.forget(session, [run_id for run_id, _ in found])
     return {weights["sha256"] for _, weights in found if weights is not None}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from service.storage import pruning_runs
+from service.storage import jobs, pruning_runs
 from service.storage.jobs import ACTIVE
 from service.storage.models import FrontRow, JobRow, LatencyRow, RequestRow, SubnetRow, SupernetRow, TableRow
 
@@ -45,23 +45,28 @@ def oldest(session: Session, *, before: str | None, excess: int, not_after: str)
             yield DueSubnet(row_id, size)
 
 
-def delete_subnet(session: Session, subnet_id: str) -> set[str] | None:
+def delete_subnet(session: Session, subnet_id: str, exports: Collection[str] = ()) -> set[str] | None:
     """Forget a subnet, its requests or pruning runs and their jobs, so that the same request makes it anew.
+
+    Args:
+        session: transaction, an exclusive one.
+        subnet_id: of the subnet.
+        exports: ids of the jobs that may have made formats of it, which go too.
 
     Returns:
         Digests of its files, and of weights that had come with its runs, for `staging.leave` in the same transaction;
-        None where it is gone already, or a job is at work on a request of it or prunes it.
+        None where it is gone already, or a job is at work on it, on a request of it, or prunes it.
     """
     files = session.scalar(select(SubnetRow.files).where(SubnetRow.id == subnet_id))
     found = session.execute(select(RequestRow.id, RequestRow.weights).where(RequestRow.subnet_id == subnet_id)).all()
     requests = [request_id for request_id, _ in found]
-    busy = select(JobRow.id).where(JobRow.id.in_(requests), JobRow.state.in_(ACTIVE)).limit(1)
+    busy = select(JobRow.id).where(JobRow.id.in_([*requests, *exports]), JobRow.state.in_(ACTIVE)).limit(1)
     if files is None or session.scalar(busy) is not None or subnet_id in pruning_runs.read_by_active(session):
         return None
     session.execute(delete(LatencyRow).where(LatencyRow.subnet_id == subnet_id))
     session.execute(delete(SubnetRow).where(SubnetRow.id == subnet_id))
     session.execute(delete(RequestRow).where(RequestRow.id.in_(requests)))
-    session.execute(delete(JobRow).where(JobRow.id.in_(requests)))
+    jobs.forget(session, [*requests, *exports])
     uploaded = [weights for _, weights in found if weights is not None]
     return {file["sha256"] for file in (*files.values(), *uploaded)}
 

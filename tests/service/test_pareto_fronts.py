@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import delete
 from small_service import SPACE, make_table, serving, small_settings
 
 from latency_tables import macs
@@ -15,6 +16,7 @@ from service.client import Client, ServiceError
 from service.storage import retention, staging
 from service.storage.artifacts import open_artifacts
 from service.storage.database import Database
+from service.storage.models import FrontRow
 from supernet import SubnetConfig
 
 
@@ -118,3 +120,20 @@ def test_a_fronts_file_is_in_use_until_its_supernet_is_deleted(data_copy: Path) 
         client.delete_supernet("noise")
     assert not set(artifacts.digests())
     database.close()
+
+
+def test_a_front_of_a_supernet_that_was_deleted_and_registered_again_is_searched_again(
+    data_copy: Path, run_folder: Path
+) -> None:
+    with serving(small_settings(data_copy, front_population=20, front_generations=3)) as url, Client(url) as client:
+        first = client.front("noise", metric="macs", wait_s=120)
+        client.delete_supernet("noise")
+        assert first["id"] not in {job["id"] for job in client.list_jobs()}
+        client.register_run(run_folder, "noise")
+        assert client.front("noise", metric="macs", wait_s=120) == first
+        database = Database(f"sqlite:///{data_copy / 'service.sqlite'}")
+        with database.session() as session:  # as a version left it that did not forget jobs with what they had made
+            session.execute(delete(FrontRow))
+        database.close()
+        assert client.job(first["id"])["state"] == "succeeded"
+        assert client.front("noise", metric="macs", wait_s=120)["points"] == first["points"]

@@ -15,7 +15,7 @@ from servers import new_database
 from small_service import small_settings
 from typer.testing import CliRunner
 
-from service import retention
+from service import exports, retention
 from service.cli import app
 from service.domain import Latency, StoredFile, SubnetRecord, SubnetRequest, SubnetSpec, digest_of, utc_now
 from service.jobs import host
@@ -74,6 +74,10 @@ def stored_subnet(stores: Stores, name: str, *, days_old: float, content: bytes 
         subnets.add_subnet(session, record)
         jobs.succeed(session, Run(spec.digest, 1, "host"), {"subnet": record.id})
         staging.settle(session, ticket)
+        for job_id in exports.job_ids(record.id):
+            jobs.put(session, job_id, exports.EXPORT_SUBNET, {"subnet": record.id})
+            jobs.claim(session, Run(job_id, 1, "host"), most_attempts=3, reason="")
+            jobs.succeed(session, Run(job_id, 1, "host"), {"subnet": record.id})
     return record
 
 
@@ -115,6 +119,8 @@ def test_older_subnets_go_with_request_job_and_files_and_what_is_shared_stays(st
         assert subnets.get_request(session, old.request_id) is None
         assert jobs.get(session, old.request_id) is None
         assert jobs.put(session, old.request_id, "make_subnet", {}) == 1  # asked for again, it is made anew
+        assert [jobs.get(session, job_id) for job_id in exports.job_ids(old.id)] == [None] * 3
+        assert jobs.get(session, exports.job_ids(twin.id)[0]) is not None
     assert clean(*stores, limits) == NOTHING
     stock = take_stock(*stores, read=True)
     assert (stock.missing, stock.altered, stock.orphans) == ((), (), ())
