@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from service.callers import Caller, submit
 from service.context import Context
 from service.domain import FrontRecord, FrontSpec, Job
@@ -64,6 +66,11 @@ def find(context: Context, spec: FrontSpec) -> FrontAnswer:
     with context.database.session() as session:
         job = jobs.get(session, spec.digest)  # first: of a job that has succeeded by now, the front is there
         return FrontAnswer(spec, fronts.get(session, spec.digest), job)
+
+
+def under_way(session: Session) -> list[FrontSpec]:
+    """What the waiting and running jobs search."""
+    return [FrontSpec.from_dict(payload["spec"]) for payload in jobs.payloads_of_active(session, FIND_FRONT)]
 
 
 def read(context: Context, front: FrontRecord) -> bytes:

@@ -88,6 +88,11 @@ def count_active(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state.in_(ACTIVE))) or 0
 
 
+def payloads_of_active(session: Session, kind: str) -> list[dict[str, Any]]:
+    """Payloads of the jobs of a kind that wait or run."""
+    return list(session.scalars(select(JobRow.payload).where(JobRow.kind == kind, JobRow.state.in_(ACTIVE))))
+
+
 def claim(session: Session, run: Run, *, most_attempts: int, reason: str) -> Job | None:
     """Begin a job, or begin it again after this host's process for it ended.
 
