@@ -108,11 +108,13 @@ class Kind(Generic[Request]):
         check()
         with context.database.session(exclusive=True) as session:
             before_adding(session)
-            if self.get(session, request.id) is None:
+            stored = self.get(session, request.id)
+            if stored is None:
                 self.add(session, request)
                 session.flush()
             subnets.want_formats(session, request.id, exports.MADE_ON_DEMAND.keys() & set(formats))
-            submit(context, session, caller, self.job, request.id, {"request": request.id})
+            if stored is None or stored.subnet_id is None:  # otherwise it was made a moment ago
+                submit(context, session, caller, self.job, request.id, {"request": request.id})
         answer = self.find(context, request.id)
         assert answer is not None
         return answer

@@ -17,7 +17,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,6 +166,32 @@ def restore(settings: Settings, source: Path, *, progress: Progress = lambda _do
         return report
     finally:
         folder.release()
+
+
+def repair(source: Path, artifacts: ArtifactStore, digests: Collection[str]) -> tuple[str, ...]:
+    """Bring files that are missing or altered back from a backup; the service may run, its rows stay as they are.
+
+    Args:
+        source: the backup, of whatever age: a file's name says what it holds.
+        artifacts: of the service.
+        digests: of the files.
+
+    Returns:
+        Digests of those that the backup does not have, or not whole.
+
+    Raises:
+        CheckpointError: it is no backup.
+        StorageError: the disk is full.
+    """
+    there = _manifest(source)["files"]
+    lacking = []
+    for digest in digests:
+        path = _stored(source, digest)
+        if digest in there and _is_whole(path, digest):
+            artifacts.put_file(path, name=digest)
+        else:
+            lacking.append(digest)
+    return tuple(lacking)
 
 
 def named_files(database: Path) -> set[str]:

@@ -65,15 +65,11 @@ class Bench:
             executor: id of the job host.
             insert: inserts the row; False where another host was quicker, whose files are then kept, not these.
         """
-        ticket = staging.note(self.database, [file.sha256 for file in files.values()], process=executor)
+        digests = [file.sha256 for file in files.values()]
+        ticket = staging.note(self.database, digests, process=executor)
         for file in files.values():
             self.artifacts.put_file(folder / file.name, name=file.name)
-        with self.database.session(exclusive=True) as session:
-            new = insert(session)
-            if new:
-                staging.settle(session, ticket)
-        if not new:
-            staging.sweep(self.database, self.artifacts, tickets=[ticket])
+        staging.enter(self.database, self.artifacts, ticket, digests, insert)
 
 
 def measured_here(provenance: Mapping[str, Any]) -> bool:

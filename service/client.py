@@ -295,7 +295,15 @@ class Client:
                 message = (job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}; ask again")
                 raise ServiceError(message, problem=job["error"])
             request = self._call("GET", f"{path}/{request['id']}")
-        subnet: Json = request["subnet"]
+        subnet: Json | None = request["subnet"]
+        there = {file["format"] for file in subnet["files"]} if subnet else set()
+        lacking = sorted(set(formats) - there)
+        if subnet is None or lacking:
+            what = "the network" if subnet is None else " and ".join(lacking)
+            raise ServiceError(
+                f"the jobs of request {request['id'][:12]} succeeded without {what}, which was removed meanwhile or"
+                " comes with another job; ask again"
+            )
         return subnet
 
     def follow(self, job_id: str) -> Iterator[Json]:
@@ -381,20 +389,25 @@ class Client:
             wait_s: seconds to wait for the job that searches it.
 
         Raises:
-            ServiceError: refused, the job failed, or it took longer.
+            ServiceError: refused, the job failed, it took longer, or the front is not there although it succeeded.
         """
         chosen = {"supernet": supernet, "device": device, "metric": metric}
         params = {name: value for name, value in chosen.items() if value is not None}
         deadline = time.monotonic() + wait_s
         while True:
-            found = self._call("GET", "/pareto-fronts", params=params, headers={"Prefer": "wait=20"})
+            response = self._send("GET", "/pareto-fronts", params=params, headers={"Prefer": "wait=20"})
+            found: Json = response.json()
             if found["points"] is not None:
                 return found
             job = found["job"]
             if job["state"] in ("failed", "cancelled"):
                 raise ServiceError((job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}"))
-            if time.monotonic() > deadline:
+            if job["state"] == "succeeded":
+                raise ServiceError(f"job {job['id'][:12]} succeeded, and its front is not there; ask again")
+            pause_s = _pause_s(response)
+            if time.monotonic() + pause_s > deadline:
                 raise ServiceError(f"the front was not there after {wait_s:g} s; ask again later")
+            time.sleep(pause_s)
 
     def version(self) -> Json:
         """Name and version of the service."""
@@ -444,14 +457,18 @@ class Client:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
+        response = self._send(method, path, **options)
+        result: Json = response.json() if response.content else {}
+        return result
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, f"{API}{path}", **options)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         if response.is_error:
             raise _refusal(response)
-        result: Json = response.json() if response.content else {}
-        return result
+        return response
 
     def _unreachable(self, error: httpx.HTTPError) -> ServiceError:
         return ServiceError(
@@ -468,6 +485,14 @@ def _read(path: Path, device: str) -> bytes:
             f"cannot read latency table {str(path)!r}: {error.strerror}; check the path, or measure one with:"
             f" onceforall profile RUN_FOLDER --device {device} --out FILE"
         ) from None
+
+
+def _pause_s(response: httpx.Response) -> float:
+    """Seconds after which the service wants to be asked again."""
+    try:
+        return max(float(response.headers["Retry-After"]), _RETRY_S)
+    except (KeyError, ValueError):  # none, or a date
+        return _RETRY_S
 
 
 def _refusal(response: httpx.Response) -> ServiceError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supernet.errors import CheckpointError, OnceForAllError
+from supernet.errors import CheckpointError, OnceForAllError, StorageError
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class ConflictError(OnceForAllError):
 
 class DamagedError(CheckpointError):
     """A stored file is gone or was altered: a fault of the service, whatever was asked."""
+
+
+class LateError(StorageError):
+    """Files were stored so slowly that their space was freed meanwhile; try again."""
 
 
 class BusyError(OnceForAllError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from sqlalchemy.orm import Session
 
 from pruning import program_as_onnx
 from service import exports, fronts, pruning_work, subnet_work
@@ -21,7 +22,7 @@ from service.pruning_runs import RUNS
 from service.requests import SUBNETS
 from service.settings import Settings
 from service.storage import fronts as front_rows
-from service.storage import subnets
+from service.storage import subnets, supernets
 from service.storage.artifacts import stored_file
 from supernet.errors import ConfigError, ExportError, one_of
 from supernet.export import SUFFIXES, export_network, subnet_metadata
@@ -154,5 +155,11 @@ class Workshop:
             found.save(folder / "front.json")
             content = stored_file(folder / "front.json", name="front.json")
             record = FrontRecord(spec.digest, spec, content, utc_now())
-            self._bench.store(folder, {"front": content}, executor, lambda session: front_rows.add(session, record))
+
+            def insert(session: Session) -> bool:
+                if supernets.identify(session, spec.supernet) is None:
+                    raise NotFoundError(f"supernet {spec.supernet[:12]} was deleted; register its run again")
+                return front_rows.add(session, record)
+
+            self._bench.store(folder, {"front": content}, executor, insert)
         return {"front": spec.digest, "subnets": len(found)}

@@ -31,6 +31,10 @@ _TRIES, _PAUSE_S, _NEAR = 6, 0.25, 1.1
 def make(bench: Bench, request: SubnetRequest, progress: Progress, executor: str) -> str:
     """Search, cut, calibrate, measure, verify and store the subnet that answers a request.
 
+    It is searched for even where a front of the same supernet and table is stored, because a request's subnet depends
+    on its spec alone: a look-up finds another subnet for some budgets (2 of 10 that were tried, of higher predicted
+    accuracy there), so the answer would depend on whether somebody had asked for a front before.
+
     Args:
         bench: to work with.
         request: the request.

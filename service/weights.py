@@ -46,7 +46,7 @@ def require(context: Context, session: Session, sha256: str) -> None:
     Raises:
         FaultsError: it is gone.
     """
-    if not context.artifacts.has(sha256):
+    if staging.is_leaving(session, sha256) or not context.artifacts.has(sha256):
         raise FaultsError([gone(sha256)])
 
 

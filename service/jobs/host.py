@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy.orm import Session
 
-from service import logs, retention
-from service.folder import forget_pruning_folders
+from service import logs, retention, runs
+from service.folder import clear_leftovers, forget_pruning_folders
 from service.jobs import queue
 from service.jobs.children import Child, Children
 from service.jobs.engine import new_executor_id
@@ -38,6 +39,7 @@ _UNFOLLOWED_S = 10.0
 _TIDY_S = 60.0
 _KEPT_S = 3600.0
 _PAGE = 500
+_JOIN_S = 5.0
 
 
 class JobHost:
@@ -64,8 +66,18 @@ class JobHost:
         self._client = queue.client(self._database)
         self._stopping = threading.Event()
         self._unfollowed: dict[str, float] = {}
-        self._tidied = 0.0
-        self._beating = threading.Thread(target=self._beat_and_watch, name="beat", daemon=True)
+        self._dead: set[str] = set()
+        self._untidy = threading.Event()
+        # Threads of their own, so that neither a slow store nor other hosts' jobs ever keep this host from giving a
+        # sign of life: without one for five seconds, it would lose its jobs.
+        self._threads = [
+            threading.Thread(target=self._again_and_again, args=(work, pause), name=name, daemon=True)
+            for name, work, pause in (
+                ("beat", self._beat, partial(self._stopping.wait, queue.BEAT_S)),
+                ("watch", self._watch, partial(self._stopping.wait, queue.BEAT_S)),
+                ("tidy", self._tidy, self._until_untidy),
+            )
+        ]
 
     def start(self) -> None:
         """Take jobs off the queue from now on.
@@ -80,7 +92,6 @@ class JobHost:
             with self._database.session() as session:
                 dead = executors.others(session, self.executor)
             self._take_over(dead)
-            staging.sweep(self._database, self._artifacts, older_than_s=0.0)
         DBOS(config=queue.configuration(self._database, self.executor))
 
         workers = {queue.SHORT: self._settings.job_workers, queue.LONG: self._settings.prune_workers}
@@ -91,7 +102,7 @@ class JobHost:
         DBOS.listen_queues([lane.name for lane in taken])  # before the launch; otherwise to those of other hosts too
         DBOS.launch()
         self._take_up_forgotten()
-        self._beating.start()
+        self._keep_going()
         for lane in taken:
             DBOS.register_queue(lane.name, worker_concurrency=workers[lane], polling_interval_sec=lane.poll_s)
 
@@ -106,22 +117,38 @@ class JobHost:
             runner.stop()
         for children in self._children:
             children.close()
-        self._beating.join(timeout=5)
+        self._come_to_rest()
         self._release([self.executor], uncounted=True)
 
     # -- signs of life -------------------------------------------------------------------------------------------
 
-    def _beat_and_watch(self) -> None:
-        while not self._stopping.wait(queue.BEAT_S):
+    def _keep_going(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def _come_to_rest(self) -> None:
+        self._stopping.set()
+        self._untidy.set()
+        for thread in self._threads:
+            thread.join(timeout=_JOIN_S)
+
+    def _again_and_again(self, work: Callable[[], None], pause: Callable[[], object]) -> None:
+        while not self._stopping.is_set():
             try:
-                self._beat()
-                with self._database.session() as session:
-                    silent = executors.silent(session, queue.SILENCE_S)
-                self._take_over([executor for executor in silent if executor != self.executor])
-                self._take_up_unfollowed()
-                self._tidy()
-            except Exception as error:  # a full disk or a lost connection must not end the watch
+                work()
+            except Exception as error:  # a full disk or a lost connection must not end it
                 _log.error("job_host_error", executor=self.executor, exc_info=error)
+            pause()
+
+    def _until_untidy(self) -> None:
+        self._untidy.wait(_TIDY_S)
+        self._untidy.clear()
+
+    def _watch(self) -> None:
+        with self._database.session() as session:
+            silent = executors.silent(session, queue.SILENCE_S)
+        self._take_over([executor for executor in silent if executor != self.executor])
+        self._take_up_unfollowed()
 
     def _beat(self) -> None:
         with self._database.session() as session:
@@ -131,7 +158,8 @@ class JobHost:
         if dead:
             _log.warning("job_hosts_died", executors=dead)
             self._release(dead, uncounted=False)
-            staging.sweep(self._database, self._artifacts, processes=dead)
+            self._dead.update(dead)
+            self._untidy.set()
 
     def _release(self, gone: list[str], *, uncounted: bool) -> None:
         """Put back what these hosts took off the queue, and forget them. Doing so twice, or by two hosts, is once."""
@@ -190,16 +218,19 @@ class JobHost:
             self._client.delete_workflows(lost)
 
     def _tidy(self) -> None:
-        """Forget workflows that ended an hour ago: the rows of their jobs say all that anybody asks for."""
-        if time.monotonic() - self._tidied < _TIDY_S:
-            return
-        self._tidied = time.monotonic()
-        staging.sweep(self._database, self._artifacts, older_than_s=staging.GRACE_S)
+        """Remove what dead hosts and limits leave behind, and forget workflows that ended an hour ago: the rows of
+        their jobs say all that anybody asks for.
+        """
+        dead = set(self._dead)
+        staging.sweep(self._database, self._artifacts, processes=dead, older_than_s=staging.GRACE_S)
+        self._dead -= dead
         self._take_up_forgotten()
         limits = retention.Limits.of(self._settings)
         if limits != retention.Limits():
             retention.clean(self._database, self._artifacts, limits)
         forget_pruning_folders(self._settings.cache_dir, self._is_active, older_than_s=_KEPT_S)
+        clear_leftovers(self._settings.cache_dir)
+        runs.forget_deleted(self._database, self._settings.cache_dir)
         before = (datetime.now(UTC) - timedelta(seconds=_KEPT_S)).isoformat()
         old = self._client.list_workflows(completed_before=before, load_input=False, load_output=False, limit=_PAGE)
         if old:
@@ -219,7 +250,7 @@ def _workflow(runner: JobRunner) -> Callable[[str, int], None]:
 
 
 def run(settings: Settings, stop: threading.Event, on_ready: Callable[[str], None] = lambda _name: None) -> None:
-    """Be a job host until `stop` is set.
+    """Be a job host until `stop` is set. The data folder is held by who calls, or started the process.
 
     Args:
         settings: of the service.
@@ -227,7 +258,6 @@ def run(settings: Settings, stop: threading.Event, on_ready: Callable[[str], Non
         on_ready: called once with the host's id, when it takes jobs.
 
     Raises:
-        RunBusyError: the data folder is held by a service that does not share it.
         StorageError: the database or the artefact store cannot be used.
     """
     host = JobHost(settings)

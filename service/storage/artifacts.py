@@ -51,6 +51,8 @@ class ArtifactStore(ABC):
     def put_file(self, path: Path, *, name: str) -> StoredFile:
         """Store the content of a file that nobody writes any more; storing the same content twice is one file.
 
+        What is there under its name is read and, where it was altered, replaced.
+
         Raises:
             StorageError: the disk is full or the store cannot be written.
         """
@@ -255,11 +257,16 @@ class ObjectArtifacts(ArtifactStore):
             raise StorageError(f"cannot read the artefact store: {_first_line(error)}; try again") from error
 
     def _put(self, content: Path | bytes, file: StoredFile) -> StoredFile:
-        # A name is a digest, so what is there already is the same; asking first saves the upload, and `create` (a local
-        # hard link) keeps two writers from mixing their bytes. Servers of buckets replace a file in one step.
-        if self.size_bytes(file.sha256) == file.size_bytes:
+        # What is there already is the same, unless a disk or somebody altered it: reading it costs no more than the
+        # upload. `create` (a local hard link) keeps two writers from mixing their bytes; folders and buckets replace a
+        # file in one step.
+        known = self.size_bytes(file.sha256)
+        if known == file.size_bytes and self.is_whole(file.sha256) and self.has(file.sha256):
             return file
-        mode: Literal["create", "overwrite"] = "create" if isinstance(self._store, LocalStore) else "overwrite"
+        heals = known is not None
+        mode: Literal["create", "overwrite"] = (
+            "create" if isinstance(self._store, LocalStore) and not heals else "overwrite"
+        )
         try:
             obstore.put(self._store, _key(file.sha256), content, mode=mode)
         except AlreadyExistsError:
@@ -304,13 +311,16 @@ def stored_file(path: Path, *, name: str) -> StoredFile:
 def _check(sha256: str, found: str) -> None:
     if found != sha256:
         raise DamagedError(
-            f"the stored file {sha256} has SHA-256 {found}: it was altered on the disk; restore it from a copy, or"
-            " register the run again"
+            f"the stored file {sha256} has SHA-256 {found}: it was altered on the disk; bring it back with:"
+            " onceforall storage repair BACKUP, or register the run again"
         )
 
 
 def _gone(sha256: str) -> DamagedError:
-    return DamagedError(f"the stored file {sha256} is gone from the artefact store; restore it from a copy")
+    return DamagedError(
+        f"the stored file {sha256} is gone from the artefact store; bring it back with: onceforall storage repair"
+        " BACKUP, or register the run again"
+    )
 
 
 def _first_line(error: Exception) -> str:

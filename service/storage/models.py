@@ -229,7 +229,7 @@ class JobRow(Base):
     stage: Mapped[str]
     fraction: Mapped[float]
     attempts: Mapped[int]
-    submission: Mapped[int]
+    submission: Mapped[int] = mapped_column(_Count)
     executor: Mapped[str | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -247,6 +247,16 @@ class ExecutorRow(Base):
     host: Mapped[str]
     pid: Mapped[int]
     beat_at: Mapped[float]
+
+
+class UseRow(Base):
+    """A row that needs a file (by its SHA-256) or a latency table ("table" and its id); see `service.storage.uses`."""
+
+    __tablename__ = "uses"
+    __table_args__ = (Index("uses_by_owner", "owner"),)
+
+    needed: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(primary_key=True)
 
 
 class StagedFileRow(Base):

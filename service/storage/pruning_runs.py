@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.domain import Page, StoredFile
 from service.pruning_spec import PruningRun, PruningSpec
+from service.storage import uses
 from service.storage.jobs import ACTIVE
 from service.storage.models import JobRow, RequestRow, SubnetRow
 from service.storage.paging import Order, slice_of
@@ -29,6 +29,7 @@ def add(session: Session, run: PruningRun) -> None:
             weights=None if run.weights is None else asdict(run.weights),
         )
     )
+    uses.add(session, "request", run.id, files=[] if run.weights is None else [run.weights.sha256])
 
 
 def get(session: Session, run_id: str) -> PruningRun | None:
@@ -62,24 +63,6 @@ def read_by_active(session: Session) -> set[str]:
     query = select(RequestRow.source).join(JobRow, JobRow.id == RequestRow.id).where(JobRow.state.in_(ACTIVE))
     sources = {source for source in session.scalars(query) if source is not None}
     return sources | set(session.scalars(select(SubnetRow.supernet_id).where(SubnetRow.id.in_(sources))))
-
-
-def forget_failed(session: Session, before: str) -> set[str]:
-    """Forget the runs that were asked for before a moment and came to nothing, with their jobs.
-
-    Returns:
-        Digests of the weights that had come with them, for `staging.leave` in the same transaction.
-    """
-    active = select(JobRow.id).where(JobRow.state.in_(ACTIVE))
-    due: Sequence[ColumnElement[bool]] = (
-        RequestRow.method.is_not(None),
-        RequestRow.subnet_id.is_(None),
-        RequestRow.created_at < before,
-        RequestRow.id.not_in(active),
-    )
-    found = session.execute(delete(RequestRow).where(*due).returning(RequestRow.id, RequestRow.weights)).all()
-    session.execute(delete(JobRow).where(JobRow.id.in_([run_id for run_id, _ in found])))
-    return {weights["sha256"] for _, weights in found if weights is not None}
 
 
 def files_in_use(session: Session) -> set[str]:

@@ -10,6 +10,7 @@ from sqlalchemy import Text, bindparam, cast, select
 from sqlalchemy.orm import Session
 
 from service.domain import Latency, Page, StoredFile, SubnetRecord, SubnetRequest, SubnetSpec
+from service.storage import uses
 from service.storage.jobs import ACTIVE
 from service.storage.models import FIGURES, JobRow, LatencyRow, RequestRow, SubnetRow
 from service.storage.paging import Column, Order, ids_of
@@ -47,6 +48,7 @@ def add_request(session: Session, request: SubnetRequest) -> None:
             formats=[],
         )
     )
+    uses.add(session, "request", request.id, tables=request.spec.tables.values())
 
 
 def want_formats(session: Session, request_id: str, formats: Collection[str]) -> None:
@@ -67,6 +69,7 @@ def add_file(session: Session, subnet_id: str, format: str, file: StoredFile) ->
     if row is None or format in row.files:
         return False
     row.files = {**row.files, format: asdict(file)}
+    uses.add(session, "subnet", subnet_id, files=[file.sha256])
     return True
 
 
@@ -99,6 +102,7 @@ def add_subnet(session: Session, record: SubnetRecord) -> bool:
             for device, latency in record.latencies.items()
         ]
         session.add(SubnetRow(**values))
+        uses.add(session, "subnet", record.id, files=[file.sha256 for file in record.files.values()])
     request = session.get(RequestRow, record.request_id)
     if request is not None:
         request.subnet_id = record.id
@@ -179,12 +183,6 @@ def get_many(session: Session, ids: Sequence[str]) -> list[SubnetRecord]:
     """The subnets of these ids that are there, in the order of the ids."""
     rows = {row.id: row for row in session.scalars(select(SubnetRow).where(SubnetRow.id.in_(ids)))}
     return [_record(rows[one]) for one in ids if one in rows]
-
-
-def priced_with(session: Session, table_id: str) -> bool:
-    """Whether a request was priced with a latency table."""
-    query = select(RequestRow.id).where(cast(RequestRow.spec, Text).contains(table_id)).limit(1)
-    return session.scalar(query) is not None
 
 
 def files_of(session: Session, ids: Sequence[str]) -> dict[str, str]:

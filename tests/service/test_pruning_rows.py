@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from servers import new_database
 from small_service import small_settings
+from sqlalchemy import update
 
 from service import backup, pruning_data
 from service.domain import Latency, StoredFile, SubnetRecord, digest_of
@@ -26,6 +27,7 @@ from service.storage import figures, jobs, pruning_runs, staging, subnets
 from service.storage.artifacts import ArtifactStore, open_artifacts
 from service.storage.database import Database
 from service.storage.jobs import Run
+from service.storage.models import JobRow
 from supernet.errors import ConfigError
 
 DAY = timedelta(days=1)
@@ -151,6 +153,11 @@ def test_a_run_that_came_to_nothing_goes_with_its_weights_and_an_active_one_stay
     with database.session() as session:
         for run in (failed, young):
             jobs.cancel(session, run.id)
+    clean(database, artifacts, Limits(age=DAY))
+    assert len(set(artifacts.digests())) == 3  # it was cancelled just now
+    with database.session() as session:
+        long_ago = (datetime.now(UTC) - 5 * DAY).isoformat(timespec="microseconds")
+        session.execute(update(JobRow).where(JobRow.id == failed.id).values(updated_at=long_ago))
     clean(database, artifacts, Limits(age=DAY), dry_run=True)
     assert len(set(artifacts.digests())) == 3
     clean(database, artifacts, Limits(age=DAY))
