@@ -160,7 +160,7 @@ def compression_settings(spec: PruningSpec) -> CompressionSettings:
         search=AnnealingSettings(proposals=chosen["proposals"]),
         admm=AdmmSettings(blocks=chosen["blocks"]),
         admm_epochs=1,
-        purify=AnnealingSettings(proposals=max(chosen["purify_proposals"], 1), calibration=10),
+        purify=AnnealingSettings(proposals=max(chosen["purify_proposals"], 1), explored=0.0),
         purification=chosen["purify_proposals"] > 0,
         retrain_epochs=spec.epochs,
         seed=spec.seed,
