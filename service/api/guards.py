@@ -25,6 +25,8 @@ _HEADERS = {
 }
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
+_PROBES = ("/healthz", "/readyz")
+"""Asked by supervisors that know an address and no name; they tell nothing about what is stored."""
 _RETRY_S = 1
 
 
@@ -109,8 +111,12 @@ class Guards:
         if self._served >= self._settings.max_requests and scope["path"] not in _ALWAYS_SERVED:
             detail = f"{self._served} requests are served, no more at a time; send the request again later"
             return problem(429, "busy", detail, headers={"Retry-After": str(_RETRY_S)})
-        if self._hosts is not None and _host_name(host) not in self._hosts:
-            detail = f"host {host[:80]!r} is not served here; allowed: {', '.join(sorted(self._hosts))}"
+        probed = scope["path"] in _PROBES
+        if self._hosts is not None and _host_name(host) not in self._hosts and not probed:
+            detail = (
+                f"host {host[:80]!r} is not served here; allowed: {', '.join(sorted(self._hosts))}; the operator names"
+                " others in ONCEFORALL_ALLOWED_HOSTS"
+            )
             return problem(421, "host", detail)
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:

@@ -9,11 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Response
+from fastapi.testclient import TestClient
 from small_service import make_run, serving, small_settings
 from typer.testing import CliRunner
 
 from service import keys
 from service.api.access import needed
+from service.api.guards import Guards
 from service.cli import app
 from service.client import Client, ServiceError
 from service.keys import Scope, new_key
@@ -208,6 +211,38 @@ def test_keys_are_required_where_other_machines_reach_the_service_unless_a_proxy
     tmp_path: Path, host: str, public: bool, required: bool
 ) -> None:
     assert small_settings(tmp_path, host=host, public=public).keys_required is required
+
+
+@pytest.mark.parametrize(
+    ("settings", "served", "refused"),
+    [
+        ({}, ["localhost", "127.0.0.1", "[::1]:80"], ["evil.example", "127.0.0.1.evil.example", ""]),
+        ({"host": EVERYWHERE, "public": True}, ["localhost", "127.0.0.1:8000"], ["evil.example:8000", "10.0.0.1"]),
+        ({"public": True, "allowed_hosts": "Cut.example.org, 10.0.0.1"}, ["cut.example.org:80", "10.0.0.1"], ["evil"]),
+        ({"host": EVERYWHERE, "allowed_hosts": ("cut.example.org",)}, ["cut.example.org"], ["evil"]),
+        ({"host": EVERYWHERE}, ["anything.example"], []),
+        ({"public": True, "allowed_hosts": "*"}, ["anything.example"], []),
+    ],
+)
+def test_where_no_key_is_asked_for_a_name_that_a_stranger_made_resolve_here_is_refused(
+    tmp_path: Path, settings: dict[str, Any], served: list[str], refused: list[str]
+) -> None:
+    async def nothing(scope: Any, _receive: Any, send: Any) -> None:
+        await Response(status_code=204)(scope, _receive, send)
+
+    made = small_settings(tmp_path, **settings)
+    guards = Guards(nothing, settings=made, body_limit=lambda _path: 10, hosts=made.hosts)
+    http = TestClient(guards)
+    for host in (*served, *refused):
+        headers = {"Host": host, "Origin": f"http://{host}"}  # what a page of that name sends
+        answer = http.post("/api/v1/devices", headers=headers)
+        assert answer.status_code == (204 if host in served else 421), host
+        assert http.get("/healthz", headers=headers).status_code == 204
+
+
+def test_a_host_with_a_port_is_not_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'a\.example:80' is no name; allowed: names without ports"):
+        small_settings(tmp_path, allowed_hosts="a.example:80")
 
 
 def test_secrets_are_random_and_only_their_digests_are_stored(database: Database) -> None:

@@ -116,6 +116,17 @@ def test_the_environment_of_every_process_is_accepted_as_settings(monkeypatch: p
         assert settings.log_format == "json"
 
 
+def test_a_stranger_s_page_is_not_served_by_the_api_processes_as_they_are_shipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in OURS[:2]:
+        for variable, value in compose()["services"][name]["environment"].items():
+            monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))
+        settings = Settings()
+        assert not settings.keys_required
+        assert settings.hosts == {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
+
+
 def test_every_command_is_one_of_the_command_lines() -> None:
     seen = []
     for command in commands():
