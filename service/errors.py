@@ -34,6 +34,10 @@ class DamagedError(CheckpointError):
     """A stored file is gone or was altered: a fault of the service, whatever was asked."""
 
 
+class ForbiddenError(OnceForAllError):
+    """The caller may see this, and not change it."""
+
+
 class BusyError(OnceForAllError):
     """Too much is going on; try again later."""
 

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from service import callers
 from service.api import API
-from service.api.dependencies import ContextDep, DigestPath
+from service.api.dependencies import CallerDep, ContextDep, DigestPath
 from service.api.openapi import problems
 from service.api.schemas import JobOut, PageOut, PageQuery
 from service.context import Context
@@ -68,10 +69,10 @@ def show(context: ContextDep, job: DigestPath) -> JobOut:
 
 
 @router.post("/{job}/cancel", responses=problems(404, 422))
-def cancel(context: ContextDep, job: DigestPath) -> JobOut:
-    """End a job; one that has ended stays as it is."""
+def cancel(context: ContextDep, caller: CallerDep, job: DigestPath) -> JobOut:
+    """End a job; one that has ended stays as it is. A key ends the jobs that it started, one with `admin` all."""
     _find(context, job)
-    context.engine.cancel(job)
+    callers.cancel(context, caller, job)
     return JobOut.of(_find(context, job))
 
 

@@ -25,6 +25,7 @@ _STATUS: tuple[tuple[type[errors.OnceForAllError], int, str], ...] = (
     (service_errors.NotFoundError, 404, "not-found"),
     (service_errors.ConflictError, 409, "conflict"),
     (service_errors.BusyError, 429, "busy"),
+    (service_errors.ForbiddenError, 403, "scope"),
     (service_errors.DamagedError, 500, "damaged"),
     (service_errors.FaultsError, 422, "not-allowed"),
     (service_errors.InfeasibleError, 409, "infeasible-budget"),

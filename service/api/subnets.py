@@ -99,6 +99,8 @@ async def download(
     record = await run_in_threadpool(_find, context, subnet)
     headers: dict[str, str] = {}
     if format not in record.files:
+        if request.method == "HEAD":
+            raise NotFoundError(f"subnet {subnet!r} has no file {format!r} yet; GET makes it")
         exports.require([format], "query.format")
         job_id = await run_in_threadpool(exports.start, context, caller, record, [format])
         seconds = wished(request, context)

@@ -13,7 +13,7 @@ from starlette.templating import Jinja2Templates
 
 from service.api import jobs as api_jobs
 from service.api import problems
-from service.api.dependencies import ContextDep
+from service.api.dependencies import CallerDep, ContextDep
 from service.callers import ANYBODY, Caller
 from service.web import ask_view, job_views, subnet_views, table_views, words
 from supernet.errors import OnceForAllError
@@ -95,11 +95,11 @@ def install(app: FastAPI) -> None:
         return show(request, "jobs.html", make)
 
     @app.post("/jobs/{job}/cancel", include_in_schema=False)
-    def cancel_job(request: Request, context: ContextDep, job: str) -> Response:
+    def cancel_job(request: Request, context: ContextDep, caller: CallerDep, job: str) -> Response:
         """What the button of a page without JavaScript sends."""
 
         def make() -> Values:
-            api_jobs.cancel(context, job)
+            api_jobs.cancel(context, caller, job)
             return {}
 
         refused = show(request, "refused.html", make)
