@@ -113,7 +113,9 @@ class Settings(BaseSettings):
         if isinstance(value, list | tuple):
             strange = [name for name in value if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+|\*", str(name))]
             if strange:
-                raise ValueError(f"{strange[0]!r} is no name; allowed: names without ports, such as cut.example.org, or *")
+                raise ValueError(
+                    f"{strange[0]!r} is no name; allowed: names without ports, such as cut.example.org, or *"
+                )
             return tuple(str(name).lower() for name in value)
         return value
 

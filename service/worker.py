@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import structlog
 
 from service import logs
+from service.errors import told
 from service.settings import Settings
 from supernet.errors import OnceForAllError
 
@@ -60,7 +61,9 @@ def _serve(workshop: Any, job: dict[str, Any], events: TextIO) -> None:
     try:
         emit({"event": "done", "result": workshop.do(job["kind"], job["payload"], progress, executor=job["executor"])})
     except OnceForAllError as error:
-        emit({"event": "failed", "error": {"kind": type(error).__name__, "message": str(error)}})
+        if told(error) != str(error):
+            _log.error("job_refused", error=str(error))
+        emit({"event": "failed", "error": {"kind": type(error).__name__, "message": told(error)}})
     except MemoryError:
         message = "the job needs more memory than it may use; raise ONCEFORALL_JOB_MEMORY_BYTES"
         emit({"event": "failed", "error": {"kind": "MemoryError", "message": message}})

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
+from service.errors import Fault
 from service.settings import Settings
 
 _HEADERS = {
@@ -125,6 +126,10 @@ class Guards:
         if headers.get("content-encoding", "identity") != "identity":
             detail = "a compressed body is not accepted; send it as it is, without Content-Encoding"
             return problem(415, "content-encoding", detail)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # SQLite takes it, PostgreSQL does not
+            where = "path" if "\0" in scope["path"] else "query"
+            fault = Fault(where, "it holds a zero character, %00; no name has one")
+            return problem(422, "not-allowed", f"{where}: {fault.message}", faults=[fault])
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > limit:
             return problem(413, "too-large", _too_large(limit), headers={"Connection": "close"})

@@ -85,7 +85,9 @@ def from_error(error: errors.OnceForAllError) -> Response:
     faults = error.faults if isinstance(error, service_errors.FaultsError) else ()
     details = error.details if isinstance(error, service_errors.InfeasibleError) else None
     headers = {"Retry-After": "5"} if status == 429 else None
-    return problem(status, kind, str(error), faults=faults, details=details, headers=headers)
+    if isinstance(error, service_errors.DatabaseError):
+        _log.error("database_refused", error=str(error))
+    return problem(status, kind, service_errors.told(error), faults=faults, details=details, headers=headers)
 
 
 def status_of(error: errors.OnceForAllError) -> int:

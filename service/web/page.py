@@ -15,6 +15,7 @@ from service.api import jobs as api_jobs
 from service.api import problems
 from service.api.dependencies import CallerDep, ContextDep
 from service.callers import ANYBODY, Caller
+from service.errors import told
 from service.web import ask_view, job_views, subnet_views, table_views, words
 from supernet.errors import OnceForAllError
 
@@ -35,7 +36,7 @@ def install(app: FastAPI) -> None:
             values = make()
         except OnceForAllError as error:
             status = problems.status_of(error)
-            return templates.TemplateResponse(request, "refused.html", {"error": str(error)}, status_code=status)
+            return templates.TemplateResponse(request, "refused.html", {"error": told(error)}, status_code=status)
         return templates.TemplateResponse(request, template, values)
 
     @app.get("/", include_in_schema=False)
