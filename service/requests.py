@@ -81,6 +81,7 @@ def ask(context: Context, caller: Caller, wish: Wish) -> Answer:
     if known is not None and known.subnet is not None:
         return _with_formats(context, caller, known, wish.formats)
     if known is not None and known.job is not None and not known.job.state.is_final:
+        _want(context, known.request.id, wish.formats)  # the job makes those that are wanted when it comes to them
         return known
     try:
         context.searches.open(spec).check(wish.budget)
@@ -218,6 +219,13 @@ def _with_formats(context: Context, caller: Caller, known: Answer, formats: Coll
         return known
     job_id = exports.start(context, caller, known.subnet, lacking)
     return with_job(context, replace(known, lacking=lacking), job_id)
+
+
+def _want(context: Context, request_id: str, formats: Collection[str]) -> None:
+    wanted = exports.MADE_ON_DEMAND.keys() & set(formats)
+    if wanted:
+        with context.database.session(exclusive=True) as session:
+            subnets.want_formats(session, request_id, wanted)
 
 
 def _no_table(record: SupernetRecord, device: str, missing: str) -> str:
