@@ -63,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics.event_streams.set_function(lambda: app.state.event_streams)
     app.state.rendered = Rendered()
     app.state.threads = subnet_requests.Threads()
+    app.state.uploads = supernets.Uploads(settings.max_uploads)
     app.state.checked = Checked()
     problems.install(app)
     openapi.install(app)

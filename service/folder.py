@@ -63,6 +63,17 @@ class DataFolder:
             raise
         self._lock = file
 
+    def temporary(self) -> Path:
+        """A folder for this process's temporary files.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        folder = self._cache / "tmp"
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def _clear(self) -> None:
         for what in _TEMPORARY:
             for leftover in self._cache.glob(f"{what}-*"):

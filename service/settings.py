@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         max_body_bytes: cap on a JSON body.
         max_table_bytes: cap on an uploaded latency table.
         max_upload_bytes: cap on an uploaded run, all files together.
+        max_uploads: runs that are uploaded at a time; one more answers 429.
         max_active_jobs: jobs that may wait or run; one more answers 429.
         max_event_streams: open event streams, and requests that wait for a job; one more answers 429.
         max_requests: requests that are served at a time; one more answers 429.
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=256 * KiB, gt=0)
     max_table_bytes: int = Field(default=4 * MiB, gt=0)
     max_upload_bytes: int = Field(default=2 * GiB, gt=0)
+    max_uploads: int = Field(default=4, gt=0)
     max_active_jobs: int = Field(default=64, gt=0)
     max_event_streams: int = Field(default=64, gt=0)
     max_requests: int = Field(default=512, gt=0)

@@ -117,7 +117,7 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    kind = "busy" if error.status_code == 429 else HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     detail = str(error.detail)
     if error.status_code == 404 and detail == "Not Found":
         detail = f"nothing is at {request.url.path[:200]!r}; see /api/v1/openapi.json for what is"

@@ -82,6 +82,12 @@ def answered(session: Session, owner: str, key: str, response_digest: str) -> No
         row.response_digest = response_digest
 
 
+def release(session: Session, owner: str, key: str) -> None:
+    """Forget an idempotency key whose request was refused, unless an equal request was answered meanwhile."""
+    here = (IdempotencyRow.owner == owner) & (IdempotencyRow.key == key) & IdempotencyRow.response_digest.is_(None)
+    session.execute(delete(IdempotencyRow).where(here))
+
+
 def _key(row: Any) -> Key:
     return Key(
         row.id,
