@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from service.attached import end_with_parent, lifeline
 from service.jobs.children import child_environment
 from supernet.errors import CheckpointError, OnceForAllError
 
@@ -24,9 +25,16 @@ def verify_run(folder: Path, *, memory_bytes: int) -> None:
     """
     command = [sys.executable, "-m", "service.verify", str(folder), str(memory_bytes)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=child_environment(1), check=False
-        )
+        with lifeline() as stdin:
+            done = subprocess.run(
+                command,
+                stdin=stdin,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_S,
+                env=child_environment(1),
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise CheckpointError(f"the run took more than {_TIMEOUT_S} s to open; upload a smaller one") from None
     if done.returncode == 3:
@@ -54,4 +62,5 @@ def main(folder: Path, memory_bytes: int) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

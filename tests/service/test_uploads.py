@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ from small_service import make_run, serving, small_settings
 from test_waiting import upload
 
 from service import runs
+from service.verify import verify_run
+from supernet.errors import CheckpointError
 
 MANY_S = 60.0
 
@@ -96,3 +101,38 @@ def test_uploaded_runs_are_opened_one_at_a_time(tmp_path: Path, monkeypatch: pyt
         answers = list(pool.map(lambda number: upload(url, made[number], f"run{number}"), range(3)))
     assert [answer.status_code for answer in answers] == [201] * 3
     assert most == 1
+
+
+VERIFY = "import sys; from pathlib import Path; from service.verify import verify_run;" + (
+    "verify_run(Path(sys.argv[1]), memory_bytes=1 << 40)"
+)
+
+
+def test_a_run_is_opened_no_longer_when_the_service_is_killed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "manifest.json").unlink()
+    os.mkfifo(run / "manifest.json")  # whoever opens it waits for ever
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen([sys.executable, "-c", VERIFY, str(run)], env=environment) as parent:
+
+        def children() -> list[int]:
+            processes = (path for path in Path("/proc").glob("[0-9]*") if path.name != str(parent.pid))
+            return [int(path.name) for path in processes if str(run).encode() in _command(path)]
+
+        wait_for(children)
+        time.sleep(1)
+        assert children()
+        parent.kill()
+        wait_for(lambda: not children())
+
+
+def test_what_a_run_needs_to_be_opened_is_limited(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"the run cannot be opened \(status \d+: .*; make it again"):
+        verify_run(make_run(tmp_path / "run"), memory_bytes=1 << 28)  # less than torch itself
+
+
+def _command(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
