@@ -61,6 +61,14 @@ def standard_error(accuracy: float, images: int) -> float:
     return float((accuracy * (1 - accuracy) / images) ** 0.5)
 
 
+def confidence_interval(correct: int, images: int) -> tuple[float, float]:
+    """95 % confidence interval of an accuracy for new images: Wilson's, which is sound near 0 and 1 too."""
+    z, share = 1.959964, correct / images
+    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = z / (1 + z * z / images) * (share * (1 - share) / images + (z / (2 * images)) ** 2) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def count_correct(
     subnet: nn.Module, images: Tensor, labels: Tensor, resolution: int, normalisation: Normalisation
 ) -> int:

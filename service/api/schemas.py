@@ -340,7 +340,13 @@ class SubnetBriefOut(BaseModel):
     config_digest: str
     budget: list[dict[str, Any]]
     predicted: dict[str, Any]
-    measured: dict[str, Any]
+    measured: dict[str, Any] = Field(
+        description=(
+            "on the real network: `accuracy` in [0, 1] with its 95 % confidence interval for new images,"
+            " `accuracy_interval` (low and high end, Wilson's), of `correct` and `total` images; `macs`, `params`,"
+            " `latency_ms` by device"
+        )
+    )
     files: list[FileOut]
     created_at: str
 
