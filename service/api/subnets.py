@@ -97,7 +97,8 @@ async def download(
     The answer waits for that up to 20 s, or as long as `Prefer: wait=` says, and is 202 then.
     """
     record = await run_in_threadpool(_find, context, subnet)
-    headers: dict[str, str] = {}
+    # not immutable: a subnet that was forgotten and made anew has this address again, and may have another card
+    headers = {"Cache-Control": "private, no-cache"}
     if format not in record.files:
         if request.method == "HEAD":
             raise NotFoundError(f"subnet {subnet!r} has no file {format!r} yet; GET makes it")
@@ -110,7 +111,7 @@ async def download(
             return state is None or state.is_final
 
         if await wait_for(request, context, ended, _WAIT_S if seconds is None else seconds) and seconds is not None:
-            headers = applied(seconds)
+            headers |= applied(seconds)
         record = await run_in_threadpool(_find, context, subnet)
         if format not in record.files:
             return await run_in_threadpool(_pending, context, job_id, headers)

@@ -189,6 +189,8 @@ def test_the_proxy_knows_the_api_processes_and_its_file_is_well_formed(tmp_path:
     text = (ROOT / "deploy" / "nginx.conf").read_text()
     assert re.findall(r"server ([\w-]+):8000 ", text) == ["api-1", "api-2"]
     assert text.count("{") == text.count("}")
+    assert "health_check" not in text  # so nothing may claim that readiness is asked for
+    assert "Whether one is\n# ready (/readyz) this proxy does not ask" in text
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if nginx is not None:
         here = re.sub(r"server api-\d:", "server 127.0.0.1:", text).replace("/tmp/nginx.pid", str(tmp_path / "pid"))

@@ -147,6 +147,7 @@ def test_downloads_carry_a_strong_etag_and_answer_304_ranges_and_head(client: Cl
     for file in subnet["files"]:
         whole = httpx.get(url + file["url"])
         assert whole.headers["etag"] == f'"{file["sha256"]}"'
+        assert whole.headers["cache-control"] == "private, no-cache"  # made anew, a subnet may have another card
         assert len(whole.content) == file["size_bytes"]
         assert whole.headers["content-disposition"] == f'attachment; filename="{file["name"]}"'
         head = httpx.head(url + file["url"])
