@@ -19,7 +19,7 @@ _TEXT = re.compile(r"ofa_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 class Scope(StrEnum):
     """What a key may do.
 
-    `read`: see and download. `request`: start and end jobs. `upload`: register supernets, devices, latency tables.
+    `read`: see and download what is there. `request`: start jobs, and end those. `upload`: register supernets, devices, latency tables.
     `admin`: all of these, and delete.
     """
 

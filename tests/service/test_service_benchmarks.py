@@ -30,21 +30,24 @@ def answered(content: bytes, after_s: float) -> socket.socket:
 
 
 def test_the_slowest_of_many_answers_counts_and_a_hang_up_is_no_status() -> None:
-    held = [answered(ANSWER, 0), answered(b"", 0), answered(ANSWER, 0.6), answered(ANSWER, 0)]
     begin = time.monotonic()
+    held = [answered(ANSWER, 0), answered(b"", 0), answered(ANSWER, 0.6), answered(ANSWER, 0)]
     statuses, seconds = hear_all(dict.fromkeys(held, begin))
     assert statuses == [429, HUNG_UP, 429, 429]
-    assert 0.6 <= seconds <= time.monotonic() - begin
-    assert hear(answered(b"", 0)) == HUNG_UP
-    assert hear(answered(ANSWER, 0)) == 429
+    assert 0.5 <= seconds <= time.monotonic() - begin
+    held += [answered(b"", 0), answered(ANSWER, 0)]
+    assert [hear(connection) for connection in held[-2:]] == [HUNG_UP, 429]
+    for connection in held:
+        connection.close()
     assert set(MAY_BE_CUT) < set(ATTACKS)
 
 
 @pytest.fixture
 def table(client: Client, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     path = tmp_path_factory.mktemp("table") / "table.json"
-    make_table(scale=1.25).save(path)
-    return client.upload_table("bench", path)["id"], path.read_bytes()
+    make_table("looked-up").save(path)
+    client.create_device("looked-up")
+    return client.upload_table("looked-up", path)["id"], path.read_bytes()
 
 
 def test_a_table_that_was_answered_and_is_not_there_is_a_fault(url: str, table: tuple[str, bytes]) -> None:
