@@ -8,9 +8,10 @@ Result:  benchmarks/results/service_crashes_{sqlite,postgresql,failover}.json
 The first two: four clients ask for subnets that nobody asked for yet and upload new latency tables, one after another;
 at 50 random moments one of three is ended by SIGKILL, in turn: the whole service, its job host, the process of a job.
 Ended services are started again. Then every request that was accepted must end with a subnet whose files have the
-digests that its record says, or with a failure that says why; and what is stored must be what the rows name: no file
-and no row too many, no request with two subnets. "postgresql" keeps the artefacts in a bucket of a real S3 server; what
-a killed API process had announced to store is swept after an hour there, in this benchmark at once.
+digests that its record says, or with a failure that says why; every table that was answered must be there and have its
+digest; no answer may be a 5xx (what got no answer at all counts as status 0); and what is stored must be what the rows
+name: no file and no row too many, no request with two subnets. "postgresql" keeps the artefacts in a bucket of a real
+S3 server; what a killed API process had announced to store is swept after an hour there, in this benchmark at once.
 
 "failover": two API processes and two workers on PostgreSQL and S3; one worker is killed while it runs a job. The time
 until the other one works on that job, ten times.
@@ -41,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "service"))
 
 from collections.abc import Iterator
 
+import httpx
 from servers import new_bucket, new_database, postgres, s3
 from small_service import make_run, make_table
 from sqlalchemy import select
@@ -115,6 +117,8 @@ def crashes(folder: Path, run: Path, places: dict[str, str], moments: int, rng: 
                 faults.append(f"request {request[:12]} succeeded without a subnet")
                 continue
             client.download(subnet["id"], folder / "out")  # refuses other digests
+        faults += lost_tables(service.url, load.tables)
+    faults += [f"{count} answers were a {status}" for status, count in load.refusals.items() if status >= 500]
     service.stop()
     service.start()  # an orderly start sweeps what the last kills left
     service.stop()
@@ -130,9 +134,9 @@ def crashes(folder: Path, run: Path, places: dict[str, str], moments: int, rng: 
         "killed": killed,
         "seconds": round(time.monotonic() - started, 1),
         "accepted": len(load.accepted),
-        "tables": load.tables,
+        "tables": len(load.tables),
         "files_swept_at_the_end": swept,
-        "refused_or_unanswered": load.unanswered,
+        "refused_or_unanswered": {str(status): count for status, count in sorted(load.refusals.items())},
         "ends": ends,
         "faults": faults,
     }
@@ -224,11 +228,18 @@ class Service:
 
 
 class Load:
-    """Clients that ask for new subnets, one after another, each waiting for its answer's acceptance only."""
+    """Clients that ask for new subnets, one after another, each waiting for its answer's acceptance only.
+
+    Attributes:
+        accepted: requests that were answered.
+        tables: tables that were answered, and their content.
+        refusals: HTTP status -> answers; 0: there was none.
+    """
 
     def __init__(self, service: Service, folder: Path, seed: int) -> None:
         self.accepted: set[str] = set()
-        self.unanswered = self.tables = 0
+        self.tables: dict[str, bytes] = {}
+        self.refusals: dict[int, int] = {}
         self._folder = folder
         self._service = service
         self._stopping = threading.Event()
@@ -255,13 +266,14 @@ class Load:
                     request = client.ask("noise", f"macs<={rng.randrange(3_000_000, 9_000_000)}")
                     with self._lock:
                         self.accepted.add(request["id"])
-                    make_table(scale=rng.uniform(0.5, 2)).save(self._folder / f"{threading.get_ident()}.json")
-                    client.upload_table("bench", self._folder / f"{threading.get_ident()}.json")
+                    path = self._folder / f"{threading.get_ident()}.json"
+                    make_table(scale=rng.uniform(0.5, 2)).save(path)
+                    table = client.upload_table("bench", path)
                 with self._lock:
-                    self.tables += 1
-            except ServiceError:
+                    self.tables[table["id"]] = path.read_bytes()
+            except ServiceError as error:
                 with self._lock:
-                    self.unanswered += 1
+                    self.refusals[error.status] = self.refusals.get(error.status, 0) + 1
             self._stopping.wait(rng.uniform(0.2, 1.5))
 
 
@@ -285,6 +297,17 @@ def wait_for_ends(client: Client, requests: list[str]) -> dict[str, Any]:
         else:
             found["faults"].append(f"job {request[:12]} ended as {job['state']} without a reason")
     return found | {"succeeded_count": len(found["succeeded"])}
+
+
+def lost_tables(url: str, tables: dict[str, bytes]) -> list[str]:
+    """Tables that were answered and are not there as they were sent."""
+    faults = []
+    with httpx.Client(base_url=f"{url}/api/v1/latency-tables/", timeout=60) as http:
+        for table_id, content in tables.items():
+            found = http.get(f"{table_id}/content")
+            if found.status_code != 200 or found.content != content:
+                faults.append(f"table {table_id[:12]} was answered and is a {found.status_code}, or another one")
+    return faults
 
 
 def sweep(settings: Settings) -> int:

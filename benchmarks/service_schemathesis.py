@@ -1,13 +1,16 @@
 """Does the service answer whatever schemathesis can think of as its OpenAPI document says, and never with a 5xx?
 
 Command: python -m benchmarks.service_schemathesis --max-examples 100   (about 3 minutes on a quiet machine)
-Result:  benchmarks/results/service_schemathesis.json; failures are printed with the requests that show them.
+         python -m benchmarks.service_schemathesis --database postgresql
+Result:  benchmarks/results/service_schemathesis{,_postgresql}.json; failures are printed with the requests that show
+         them.
 
-One service on a new temporary folder, on all addresses, so that keys are required, with a small supernet, a device, its
-table and one subnet; jobs run. All checks of schemathesis, all of its phases, seed 0; then once more what is asked of
-one thing (`/subnets/{subnet}` and so on), but DELETE, with names of what exists. One of its defaults is changed:
-`positive_data_acceptance` takes 422 and 416 too. A body that its schema allows can still be refused, because the schema
-does not know which supernets exist, which layers a space has, or how long a file is; any other refusal counts.
+One service on a new temporary folder and SQLite, or an empty database of PostgreSQL, on all addresses, so that keys are
+required, with a small supernet, a device, its table and one subnet; jobs run. All checks of schemathesis, all of its
+phases, seed 0; then once more what is asked of one thing (`/subnets/{subnet}` and so on), but DELETE, with names of
+what exists. One of its defaults is changed: `positive_data_acceptance` takes 422 and 416 too. A body that its schema
+allows can still be refused, because the schema does not know which supernets exist, which layers a space has, or how
+long a file is; any other refusal counts.
 """
 
 from __future__ import annotations
@@ -19,17 +22,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "service"))
+
+from servers import new_database, postgres
 
 from benchmarks.service_process import machine, make_run, make_table, service
 from service.client import Client
 from service.keys import Scope, new_key
+from service.settings import Settings
 from service.storage import keys
 from service.storage.database import Database
 from supernet.files import write_json
 
-RESULT = Path(__file__).parent / "results" / "service_schemathesis.json"
+RESULTS = Path(__file__).parent / "results"
 CONFIGURATION = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "416", "422", "429"]
@@ -38,22 +47,29 @@ expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "416", "422", "42
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--max-examples", type=int, default=100, help="of each operation and phase")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--include-path-regex", default="", help="fewer operations")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        found = fuzz(Path(temporary), chosen.max_examples, chosen.seed, chosen.include_path_regex)
-    write_json(chosen.out, {"machine": machine(), "max_examples": chosen.max_examples, "seed": chosen.seed, **found})
+    with ExitStack() as stack:
+        places = {}
+        if chosen.database == "postgresql":
+            places["database_url"] = new_database(stack.enter_context(postgres()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = fuzz(folder, chosen.max_examples, chosen.seed, chosen.include_path_regex, **places)
+    name = "service_schemathesis" + ("" if chosen.database == "sqlite" else f"_{chosen.database}")
+    result = {"machine": machine(), "database": chosen.database, "max_examples": chosen.max_examples}
+    write_json(chosen.out or RESULTS / f"{name}.json", result | {"seed": chosen.seed, **found})
     sys.exit(found["status"])
 
 
-def fuzz(folder: Path, max_examples: int, seed: int, paths: str) -> dict[str, Any]:
+def fuzz(folder: Path, max_examples: int, seed: int, paths: str, **places: str) -> dict[str, Any]:
     """Start a service and let schemathesis at it, first without a hint, then with the names of what is there."""
-    with service(folder / "data", host="0.0.0.0", front_population=20, front_generations=2) as running:
+    with service(folder / "data", host="0.0.0.0", front_population=20, front_generations=2, **places) as running:
         url = running.url.replace("0.0.0.0", "127.0.0.1")
-        key = admin_key(running.data)
+        key = admin_key(Settings(data_dir=running.data, **places))  # type: ignore[arg-type]
         with Client(url, key=key) as client:
             client.register_run(make_run(folder / "run"), "cifar10")
             client.create_device("note10")
@@ -112,10 +128,10 @@ def selected(paths: str) -> list[str]:
     return ["--include-path-regex", paths] if paths else []
 
 
-def admin_key(data: Path) -> str:
+def admin_key(settings: Settings) -> str:
     """A key that may do everything, as often as it likes."""
     text, key = new_key("schemathesis", [Scope.ADMIN], requests_per_minute=1_000_000, max_active_jobs=1000)
-    database = Database(f"sqlite:///{data / 'service.sqlite'}")
+    database = Database(settings.resolved_database_url)
     with database.session() as session:
         keys.add(session, key)
     database.close()

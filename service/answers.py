@@ -103,7 +103,11 @@ class Kind(Generic[Request]):
         known = self.find(context, request.id, formats)
         if known is not None and known.subnet is not None:
             return _with_formats(context, caller, known)
+        wanted = exports.MADE_ON_DEMAND.keys() & set(formats)
         if known is not None and known.job is not None and not known.job.state.is_final:
+            if wanted:  # the job makes those that are wanted when it comes to them
+                with context.database.session(exclusive=True) as session:
+                    subnets.want_formats(session, request.id, wanted)
             return known
         check()
         with context.database.session(exclusive=True) as session:
@@ -112,7 +116,7 @@ class Kind(Generic[Request]):
             if stored is None:
                 self.add(session, request)
                 session.flush()
-            subnets.want_formats(session, request.id, exports.MADE_ON_DEMAND.keys() & set(formats))
+            subnets.want_formats(session, request.id, wanted)
             if stored is None or stored.subnet_id is None:  # otherwise it was made a moment ago
                 submit(context, session, caller, self.job, request.id, {"request": request.id})
         answer = self.find(context, request.id)

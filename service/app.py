@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics.event_streams.set_function(lambda: app.state.event_streams)
     app.state.rendered = Rendered()
     app.state.threads = subnet_requests.Threads()
+    app.state.uploads = supernets.Uploads(settings.max_uploads)
     app.state.checked = Checked()
     problems.install(app)
     openapi.install(app)
@@ -77,10 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(api)
     app.include_router(operations.router)
     page.install(app)
-    local = frozenset({"localhost", "127.0.0.1", "::1", settings.host})
     app.add_middleware(Access, settings=settings, database=context.database)
-    hosts = local if settings.loopback and not settings.public else None
-    app.add_middleware(Guards, settings=settings, body_limit=_body_limit(settings), hosts=hosts)
+    app.add_middleware(Guards, settings=settings, body_limit=_body_limit(settings), hosts=settings.hosts)
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added is the outermost
     return app
 

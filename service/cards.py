@@ -9,7 +9,7 @@ from torch import nn
 
 from latency_tables.counter import counted_macs
 from supernet.arch import SubnetConfig
-from supernet.evaluation import MeasuredSubnet
+from supernet.evaluation import MeasuredSubnet, confidence_interval
 
 FORMAT = 1
 
@@ -38,7 +38,8 @@ def describe(config: SubnetConfig, manifest: Mapping[str, Any]) -> dict[str, Any
 def measured_part(measured: MeasuredSubnet) -> dict[str, Any]:
     """What was measured on the real network, as plain JSON: accuracies in [0, 1], MACs and parameters counted on it.
 
-    `accuracy_before_calibration` is None where it was not measured.
+    `accuracy_before_calibration` is None where it was not measured. `accuracy_interval` holds the ends of the 95 %
+    confidence interval of `accuracy` for new images.
     """
     return {
         "accuracy": measured.accuracy,
@@ -47,6 +48,7 @@ def measured_part(measured: MeasuredSubnet) -> dict[str, Any]:
         "total": measured.total,
         "images": "holdout",
         "standard_error": measured.standard_error,
+        "accuracy_interval": list(confidence_interval(measured.correct, measured.total)),
         "macs": counted_macs(measured.subnet, measured.config.resolution),
         "params": count_params(measured.subnet),
     }

@@ -38,6 +38,23 @@ class LateError(StorageError):
     """Files were stored so slowly that their space was freed meanwhile; try again."""
 
 
+class ForbiddenError(OnceForAllError):
+    """The caller may see this, and not change it."""
+
+
+class DatabaseError(StorageError):
+    """The database refused.
+
+    Args:
+        message: for the operator and the log: with the database's address and its own words.
+        told: for everybody else.
+    """
+
+    def __init__(self, message: str, told: str) -> None:
+        super().__init__(message)
+        self.told = told
+
+
 class BusyError(OnceForAllError):
     """Too much is going on; try again later."""
 
@@ -60,3 +77,8 @@ class InfeasibleError(OnceForAllError):
     def __init__(self, message: str, details: dict[str, Any]) -> None:
         super().__init__(message)
         self.details = details
+
+
+def told(error: OnceForAllError) -> str:
+    """What a client may read of an error."""
+    return error.told if isinstance(error, DatabaseError) else str(error)

@@ -60,6 +60,17 @@ class DataFolder:
             raise
         self._lock = file
 
+    def temporary(self) -> Path:
+        """A folder for this process's temporary files.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        folder = self._cache / "tmp"
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def release(self) -> None:
         """Let go of the folder; nothing happens when it is not held."""
         if self._lock is not None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import structlog
 
 from service.context import Context
-from service.errors import Fault
+from service.errors import Fault, told
 from supernet.errors import OnceForAllError
 
 _PATIENCE_S = 3.0
@@ -93,7 +93,9 @@ class _Check:
         try:
             self._look()
         except OnceForAllError as error:
-            message = str(error)
+            message = told(error)
+            if message != str(error):
+                _log.warning("check_failed", part=self._name, error=str(error))
         except Exception as error:
             _log.error("check_failed", part=self._name, exc_info=error)
             message = f"the check failed: {type(error).__name__}; the log has the details"

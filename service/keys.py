@@ -19,8 +19,8 @@ _TEXT = re.compile(r"ofa_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 class Scope(StrEnum):
     """What a key may do.
 
-    `read`: see and download. `request`: start and end jobs. `upload`: register supernets, devices, latency
-    tables, weights. `admin`: all of these, and delete.
+    `read`: see and download what is there. `request`: start jobs, and end those that it started. `upload`: register
+    supernets, devices, latency tables, weights. `admin`: all of these, end all jobs, and delete.
     """
 
     READ = "read"

@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from service.domain import JobState, utc_now
+from service.errors import BusyError
 from service.jobs import queue
 from service.storage import executors, figures
 from service.storage.database import Database
@@ -153,7 +154,7 @@ class _Stored(Collector):
         answers = GaugeMetricFamily("onceforall_database_up", "Whether the database answered this scrape.")
         try:
             found = list(self._rows())
-        except StorageError as error:
+        except (StorageError, BusyError) as error:
             _log.warning("metrics_without_database", error=str(error))
             found = []
         answers.add_metric([], float(bool(found)))

@@ -217,7 +217,7 @@ def _judged(piece: Workpiece, net: torch.nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in parts(piece):
         own = judged(*piece.answers(net, part))
-        own["interval"] = list(confidence_interval(own["correct"], own["total"]))
+        own["accuracy_interval"] = list(confidence_interval(own["correct"], own["total"]))
         found |= own | {"images": part} if part == "holdout" else {"test": own}
     return found
 

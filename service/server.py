@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +36,8 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
     logs.configure(settings)
     _end_on_sigterm()
     server, listener, url = prepare(settings)
+    # What an upload spools lies where there is room for it: /tmp is memory on many systems, and in our containers.
+    tempfile.tempdir = str(server.context.folder.temporary())
     server.on_ready = on_ready or (lambda _url: None)
     server.url = url
     try:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from supernet.errors import ConfigError
 
 KiB = 1024
 MiB = 1024 * KiB
 GiB = 1024 * MiB
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class Settings(BaseSettings):
@@ -29,10 +30,14 @@ class Settings(BaseSettings):
         host: address to listen on. On a loopback address a key is optional, on any other one required.
         port: TCP port; 0 for any free one.
         public: ask nobody for a key, whatever the address: for a service behind a proxy that does.
+        allowed_hosts: names by which the service is addressed, as the Host header has them without a port, separated by
+            commas; "*": any. Empty: where no key is asked for, the names and addresses of this machine, because a page
+            of a stranger can make a name of its own resolve to it; elsewhere any.
         max_body_bytes: cap on a JSON body.
         max_table_bytes: cap on an uploaded latency table.
         max_upload_bytes: cap on an uploaded run, all files together.
         max_weights_bytes: cap on the weights that a pruning run is asked for with.
+        max_uploads: runs that are uploaded at a time; one more answers 429.
         max_active_jobs: jobs that may wait or run; one more answers 429.
         max_event_streams: open event streams, and requests that wait for a job; one more answers 429.
         max_requests: requests that are served at a time; one more answers 429.
@@ -76,10 +81,12 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public: bool = False
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(default=256 * KiB, gt=0)
     max_table_bytes: int = Field(default=4 * MiB, gt=0)
     max_upload_bytes: int = Field(default=2 * GiB, gt=0)
     max_weights_bytes: int = Field(default=512 * MiB, gt=0)
+    max_uploads: int = Field(default=4, gt=0)
     max_active_jobs: int = Field(default=64, gt=0)
     max_event_streams: int = Field(default=64, gt=0)
     max_requests: int = Field(default=512, gt=0)
@@ -117,6 +124,20 @@ class Settings(BaseSettings):
             raise ValueError("allowed: postgresql://user:password@host/name, sqlite:////absolute/file")
         return value
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [name.strip() for name in value.split(",") if name.strip()]
+        if isinstance(value, list | tuple):
+            strange = [name for name in value if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+|\*", str(name))]
+            if strange:
+                raise ValueError(
+                    f"{strange[0]!r} is no name; allowed: names without ports, such as cut.example.org, or *"
+                )
+            return tuple(str(name).lower() for name in value)
+        return value
+
     @property
     def resolved_database_url(self) -> str:
         """SQLAlchemy URL of the database."""
@@ -151,6 +172,13 @@ class Settings(BaseSettings):
     def keys_required(self) -> bool:
         """Whether a request without a key is refused."""
         return not self.loopback and not self.public
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """Names in the Host header that are answered; None: any."""
+        if self.allowed_hosts:
+            return None if "*" in self.allowed_hosts else frozenset((*_LOCAL, *self.allowed_hosts))
+        return None if self.keys_required else frozenset((*_LOCAL, self.host.lower()))
 
 
 def load_settings(**chosen: object) -> Settings:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from service.attached import end_with_parent, lifeline
 from service.jobs.children import child_environment
 from service.pruning_spec import Inputs, PruningSpec
 from service.settings import Settings
@@ -60,9 +61,16 @@ def verify_pruning(spec: PruningSpec, inputs: Inputs, folder: Path, settings: Se
 def _in_child(what: str, path: Path, memory_bytes: int, name: str) -> None:
     command = [sys.executable, "-m", "service.verify", what, str(path), str(memory_bytes)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=child_environment(1), check=False
-        )
+        with lifeline() as stdin:
+            done = subprocess.run(
+                command,
+                stdin=stdin,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_S,
+                env=child_environment(1),
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise CheckpointError(f"{name} took more than {_TIMEOUT_S} s to open; choose a smaller one") from None
     if done.returncode == 3:
@@ -106,4 +114,5 @@ def main(what: str, path: Path, memory_bytes: int) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

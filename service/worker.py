@@ -17,8 +17,9 @@ from typing import Any, TextIO
 import structlog
 
 from service import logs
+from service.errors import BusyError, told
 from service.settings import Settings
-from supernet.errors import OnceForAllError
+from supernet.errors import OnceForAllError, StorageError
 
 _log = structlog.get_logger("service.worker")  # run as a program, this module has no name of its own
 
@@ -60,14 +61,30 @@ def _serve(workshop: Any, job: dict[str, Any], events: TextIO) -> None:
     try:
         emit({"event": "done", "result": workshop.do(job["kind"], job["payload"], progress, executor=job["executor"])})
     except OnceForAllError as error:
-        emit({"event": "failed", "error": {"kind": type(error).__name__, "message": str(error)}})
-    except MemoryError:
-        message = "the job needs more memory than it may use; raise ONCEFORALL_JOB_MEMORY_BYTES"
-        emit({"event": "failed", "error": {"kind": "MemoryError", "message": message}})
+        if told(error) != str(error):
+            _log.error("job_refused", error=str(error))
+        transient = isinstance(error, StorageError | BusyError)  # a store that is away or full is so for a while
+        emit(
+            {
+                "event": "failed",
+                "error": {"kind": type(error).__name__, "message": told(error)},
+                "transient": transient,
+            }
+        )
     except Exception as error:
+        if _out_of_memory(error):
+            message = "the job needs more memory than it may use; raise ONCEFORALL_JOB_MEMORY_BYTES"
+            emit({"event": "failed", "error": {"kind": "MemoryError", "message": message}})
+            return
         _log.error("job_crashed", kind=job["kind"], exc_info=error)
         message = f"a fault of the service, not of the request: {type(error).__name__}; its log has the details"
         emit({"event": "failed", "error": {"kind": "internal", "message": message}})
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python, torch and C++ each say it in their own way."""
+    said = "can't allocate memory" in str(error) or "bad_alloc" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 
 if __name__ == "__main__":

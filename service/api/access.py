@@ -90,9 +90,10 @@ class Access:
         # of the page that asked for it
         from_browser = "sec-fetch-site" in Headers(scope=scope)
         challenge = _ASKED if from_browser or not path.startswith(API) else _SEEN
+        looks_only = _looks_only(scope)
         if sent is None:
             if not self._settings.keys_required:
-                return ANYBODY
+                return Caller(looks_only=looks_only)
             detail = "a key is needed here; send it as Authorization: Bearer ofa_..., or ask the service's operator"
             return problem(401, "no-key", detail, headers=challenge)
         try:
@@ -108,7 +109,7 @@ class Access:
         if wait:
             detail = f"key {key.id} sent more requests than it may in a minute; send the request again in {wait} s"
             return problem(429, "rate", detail, headers={"Retry-After": str(wait)})
-        return Caller(key)
+        return Caller(key, looks_only)
 
     async def _key(self, sent: str) -> tuple[Key | None, str]:
         """The valid key of an Authorization header, or why it is none."""
@@ -165,6 +166,12 @@ class _Bucket:
             self.tokens -= 1
             return 0
         return math.ceil((1 - self.tokens) * 60 / per_minute)
+
+
+def _looks_only(scope: Scope) -> bool:
+    """Whether a request starts nothing: see `Caller`. A browser says for which page it sends a request."""
+    site = Headers(scope=scope).get("sec-fetch-site", "none")
+    return scope["method"] == "HEAD" or site not in ("none", "same-origin")
 
 
 def _key_text(header: str) -> str:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
+from service.errors import Fault
 from service.settings import Settings
 
 _HEADERS = {
@@ -25,6 +26,8 @@ _HEADERS = {
 }
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
+_PROBES = ("/healthz", "/readyz")
+"""Asked by supervisors that know an address and no name; they tell nothing about what is stored."""
 _RETRY_S = 1
 
 
@@ -109,8 +112,12 @@ class Guards:
         if self._served >= self._settings.max_requests and scope["path"] not in _ALWAYS_SERVED:
             detail = f"{self._served} requests are served, no more at a time; send the request again later"
             return problem(429, "busy", detail, headers={"Retry-After": str(_RETRY_S)})
-        if self._hosts is not None and _host_name(host) not in self._hosts:
-            detail = f"host {host[:80]!r} is not served here; allowed: {', '.join(sorted(self._hosts))}"
+        probed = scope["path"] in _PROBES
+        if self._hosts is not None and _host_name(host) not in self._hosts and not probed:
+            detail = (
+                f"host {host[:80]!r} is not served here; allowed: {', '.join(sorted(self._hosts))}; the operator names"
+                " others in ONCEFORALL_ALLOWED_HOSTS"
+            )
             return problem(421, "host", detail)
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
@@ -119,6 +126,10 @@ class Guards:
         if headers.get("content-encoding", "identity") != "identity":
             detail = "a compressed body is not accepted; send it as it is, without Content-Encoding"
             return problem(415, "content-encoding", detail)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # SQLite takes it, PostgreSQL does not
+            where = "path" if "\0" in scope["path"] else "query"
+            fault = Fault(where, "it holds a zero character, %00; no name has one")
+            return problem(422, "not-allowed", f"{where}: {fault.message}", faults=[fault])
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > limit:
             return problem(413, "too-large", _too_large(limit), headers={"Connection": "close"})

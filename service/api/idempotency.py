@@ -1,14 +1,17 @@
 """`Idempotency-Key`: the same key with another request is a mistake of the client's, and refused.
 
 Every POST of this interface is idempotent by itself: equal requests, tables and runs are one. So a repeated request is
-answered anew, with what is true now, and the key only guards against being used twice for different things.
+answered anew, with what is true now, and the key only guards against being used twice for different things. A request
+that was refused uses up no key: it can be mended and sent again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,22 +39,71 @@ class IdempotentRoute(APIRoute):
             return handler
 
         async def guarded(request: Request) -> Response:
-            key = request.headers.get(HEADER)
-            if key is None:
+            if key_of(request) is None:
                 return await handler(request)
-            if re.fullmatch(PATTERN[1:-1], key) is None:
-                raise FaultsError([Fault(f"header.{HEADER}", "allowed: 1 to 128 printable ASCII characters, no space")])
-            context: Context = request.app.state.context
-            caller: Caller = getattr(request.state, "caller", ANYBODY)
-            owner = caller.key_id or ""
-            digest = await _digest(request)
-            await run_in_threadpool(_claim, context, owner, key, digest)
-            response = await handler(request)
-            answer = hashlib.sha256(bytes(getattr(response, "body", b""))).hexdigest()
-            await run_in_threadpool(_answered, context, owner, key, answer)
+            async with claimed(request, await _digest(request)) as claim:
+                response = await handler(request)
+                claim.kept = response.status_code < 400
+                claim.answer = hashlib.sha256(bytes(getattr(response, "body", b""))).hexdigest()
             return response
 
         return guarded
+
+
+@dataclass
+class Claim:
+    """A request's hold on its key.
+
+    Attributes:
+        kept: whether the key is used up.
+        answer: digest of the answer.
+    """
+
+    kept: bool = True
+    answer: str = ""
+
+
+def key_of(request: Request) -> str | None:
+    """The request's key; None where it has none.
+
+    Raises:
+        FaultsError: it is not written as one.
+    """
+    key = request.headers.get(HEADER)
+    if key is not None and re.fullmatch(PATTERN[1:-1], key) is None:
+        raise FaultsError([Fault(f"header.{HEADER}", "allowed: 1 to 128 printable ASCII characters, no space")])
+    return key
+
+
+@asynccontextmanager
+async def claimed(request: Request, digest: str) -> AsyncIterator[Claim]:
+    """Hold the request's key, if it has one, while the request is answered; an error lets go of it.
+
+    Args:
+        request: the request.
+        digest: of all that tells it from others.
+
+    Raises:
+        FaultsError: the key was used for another request.
+    """
+    claim, key = Claim(), key_of(request)
+    if key is None:
+        yield claim
+        return
+    context: Context = request.app.state.context
+    caller: Caller = getattr(request.state, "caller", ANYBODY)
+    owner = caller.key_id or ""
+    new = await run_in_threadpool(_claim, context, owner, key, digest)
+    try:
+        yield claim
+    except Exception:
+        claim.kept = False
+        raise
+    finally:
+        if claim.kept:
+            await run_in_threadpool(_answered, context, owner, key, claim.answer)
+        elif new:
+            await run_in_threadpool(_release, context, owner, key)
 
 
 async def _digest(request: Request) -> str:
@@ -61,7 +113,8 @@ async def _digest(request: Request) -> str:
     return hasher.hexdigest()
 
 
-def _claim(context: Context, owner: str, key: str, digest: str) -> None:
+def _claim(context: Context, owner: str, key: str, digest: str) -> bool:
+    """Whether the key is new; one that was used for this request already is not."""
     oldest = (datetime.now(UTC) - _KEPT).isoformat(timespec="microseconds")
     with context.database.session(exclusive=True) as session:
         known = rows.used_for(session, owner, key)
@@ -70,8 +123,14 @@ def _claim(context: Context, owner: str, key: str, digest: str) -> None:
     if known not in (None, digest):
         message = f"{key!r} was used for another request within the last day; choose a new key for a new request"
         raise FaultsError([Fault(f"header.{HEADER}", message)])
+    return known is None
 
 
 def _answered(context: Context, owner: str, key: str, answer: str) -> None:
     with context.database.session(exclusive=True) as session:
         rows.answered(session, owner, key, answer)
+
+
+def _release(context: Context, owner: str, key: str) -> None:
+    with context.database.session(exclusive=True) as session:
+        rows.release(session, owner, key)

@@ -10,10 +10,14 @@ import anyio
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.datastructures import State
+from starlette.types import Receive, Scope, Send
 
+from service import callers
 from service.api import API
-from service.api.dependencies import ContextDep, DigestPath
+from service.api.dependencies import CallerDep, ContextDep, DigestPath
 from service.api.openapi import problems
+from service.api.problems import from_error
 from service.api.schemas import JobOut, PageOut, PageQuery
 from service.context import Context
 from service.domain import Job, JobState
@@ -68,10 +72,10 @@ def show(context: ContextDep, job: DigestPath) -> JobOut:
 
 
 @router.post("/{job}/cancel", responses=problems(404, 422))
-def cancel(context: ContextDep, job: DigestPath) -> JobOut:
-    """End a job; one that has ended stays as it is."""
+def cancel(context: ContextDep, caller: CallerDep, job: DigestPath) -> JobOut:
+    """End a job; one that has ended stays as it is. A key ends the jobs that it started, one with `admin` all."""
     _find(context, job)
-    context.engine.cancel(job)
+    callers.cancel(context, caller, job)
     return JobOut.of(_find(context, job))
 
 
@@ -80,10 +84,6 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
     """The job as server-sent events: `progress` at every change, `end` with the last one."""
     await run_in_threadpool(_find, context, job)
     state = request.app.state
-    if state.event_streams >= context.settings.max_event_streams:
-        raise BusyError(
-            f"{state.event_streams} event streams are open, no more are allowed; close one, or ask {API}/jobs/{job}"
-        )
 
     async def stream() -> AsyncIterator[ServerSentEvent]:
         last = None
@@ -100,16 +100,38 @@ async def events(request: Request, context: ContextDep, job: DigestPath) -> Even
                 return
             await asyncio.sleep(_POLL_S)
 
-    async def counted() -> AsyncIterator[ServerSentEvent]:
-        state.event_streams += 1  # in here: a stream that is never begun is never closed either
+    # The library would cut the stream as soon as the service is told to stop; this leaves time for the last event.
+    return _Stream(
+        stream(),
+        state=state,
+        most=context.settings.max_event_streams,
+        ping=15,
+        shutdown_event=anyio.Event(),
+        shutdown_grace_period=_FAREWELL_S,
+    )
+
+
+class _Stream(EventSourceResponse):
+    """A stream that takes its place among the open ones when it begins, so that as many as may are open at a time."""
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], *, state: State, most: int, **options: Any) -> None:
+        super().__init__(events, **options)
+        self._state = state
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, or the refusal."""
+        state = self._state
+        if state.event_streams >= self._most:
+            path = scope["path"].removesuffix("/events")
+            busy = f"{state.event_streams} event streams are open, no more are allowed; close one, or ask {path}"
+            await from_error(BusyError(busy))(scope, receive, send)
+            return
+        state.event_streams += 1
         try:
-            async for event in stream():
-                yield event
+            await super().__call__(scope, receive, send)
         finally:
             state.event_streams -= 1
-
-    # The library would cut the stream as soon as the service is told to stop; this leaves time for the last event.
-    return EventSourceResponse(counted(), ping=15, shutdown_event=anyio.Event(), shutdown_grace_period=_FAREWELL_S)
 
 
 def _find(context: Context, job_id: str) -> Job:

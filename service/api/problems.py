@@ -25,6 +25,7 @@ _STATUS: tuple[tuple[type[errors.OnceForAllError], int, str], ...] = (
     (service_errors.NotFoundError, 404, "not-found"),
     (service_errors.ConflictError, 409, "conflict"),
     (service_errors.BusyError, 429, "busy"),
+    (service_errors.ForbiddenError, 403, "scope"),
     (service_errors.DamagedError, 500, "damaged"),
     (service_errors.FaultsError, 422, "not-allowed"),
     (service_errors.InfeasibleError, 409, "infeasible-budget"),
@@ -84,7 +85,9 @@ def from_error(error: errors.OnceForAllError) -> Response:
     faults = error.faults if isinstance(error, service_errors.FaultsError) else ()
     details = error.details if isinstance(error, service_errors.InfeasibleError) else None
     headers = {"Retry-After": "5"} if status == 429 else None
-    return problem(status, kind, str(error), faults=faults, details=details, headers=headers)
+    if isinstance(error, service_errors.DatabaseError):
+        _log.error("database_refused", error=str(error))
+    return problem(status, kind, service_errors.told(error), faults=faults, details=details, headers=headers)
 
 
 def status_of(error: errors.OnceForAllError) -> int:
@@ -114,7 +117,7 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    kind = "busy" if error.status_code == 429 else HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     detail = str(error.detail)
     if error.status_code == 404 and detail == "Not Found":
         detail = f"nothing is at {request.url.path[:200]!r}; see /api/v1/openapi.json for what is"

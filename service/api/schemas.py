@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from latency_tables.budget import NAME_PATTERN
 from service import fronts
@@ -32,6 +32,14 @@ class Incoming(BaseModel):
     """Base of bodies and queries."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True, frozen=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_zero_character(cls, value: Any) -> Any:
+        """PostgreSQL holds none, and nothing that is asked for has one."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it holds a zero character, \\u0000; leave it out")
+        return value
 
 
 class PageQuery(Incoming):
@@ -338,7 +346,13 @@ class SubnetBriefOut(BaseModel):
     config_digest: str
     budget: list[dict[str, Any]]
     predicted: dict[str, Any]
-    measured: dict[str, Any]
+    measured: dict[str, Any] = Field(
+        description=(
+            "on the real network: `accuracy` in [0, 1] with its 95 % confidence interval for new images,"
+            " `accuracy_interval` (low and high end, Wilson's), of `correct` and `total` images; `macs`, `params`,"
+            " `latency_ms` by device"
+        )
+    )
     files: list[FileOut]
     created_at: str
 

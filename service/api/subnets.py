@@ -105,17 +105,20 @@ async def download(
     The answer waits for that up to 20 s, or as long as `Prefer: wait=` says, and is 202 then.
     """
     record = await run_in_threadpool(_find, context, subnet)
-    headers: dict[str, str] = {}
+    # not immutable: a subnet that was forgotten and made anew has this address again, and may have another card
+    headers = {"Cache-Control": "private, no-cache"}
     if format not in record.files:
         if format not in exports.MADE_ON_DEMAND:
             there = ", ".join([*record.files, *exports.lacking(record, exports.MADE_ON_DEMAND)])
             raise FaultsError([Fault("query.format", f"this one has no file {format!r}; allowed: {there}")])
+        if request.method == "HEAD":
+            raise NotFoundError(f"subnet {subnet!r} has no file {format!r} yet; GET makes it")
         exports.require([format], "query.format")
         job_id = await run_in_threadpool(exports.start, context, caller, record, [format])
         seconds = wished(request, context)
         patience = _WAIT_S if seconds is None else seconds
         if await wait_for(request, context, until_ended(context, job_id), patience) and seconds is not None:
-            headers = applied(seconds)
+            headers |= applied(seconds)
         record = await run_in_threadpool(_find, context, subnet)
         if format not in record.files:
             return await run_in_threadpool(_pending, context, job_id, headers)

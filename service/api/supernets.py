@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -13,10 +17,11 @@ from latency_tables.budget import NAME_PATTERN
 from service import runs
 from service.api import API
 from service.api.dependencies import ContextDep, PageDep, SupernetPath, media_type
-from service.api.openapi import problems
+from service.api.idempotency import claimed, key_of
+from service.api.openapi import IDEMPOTENCY_KEY, problems
 from service.api.schemas import DimensionOut, PageOut, SpaceOut, SupernetOut
 from service.context import Context
-from service.domain import SupernetRecord
+from service.domain import SupernetRecord, digest_of
 from service.errors import Fault, FaultsError, NotFoundError
 from service.storage import supernets
 from supernet.errors import writing
@@ -52,13 +57,56 @@ _UPLOAD: dict[str, Any] = {
     "",
     status_code=201,
     response_model=SupernetOut,
-    responses={200: {"description": "registered already", "model": SupernetOut}, **problems(409, 422)},
-    openapi_extra=_UPLOAD,
+    responses={200: {"description": "registered already", "model": SupernetOut}, **problems(409, 422, 429)},
+    openapi_extra={**_UPLOAD, "parameters": [IDEMPOTENCY_KEY]},
 )
 async def register(request: Request, response: Response) -> SupernetOut:
     """Register a trained run. The files are checked before anything is stored; 200 when they are known already."""
     if media_type(request) != "multipart/form-data":
         raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: multipart/form-data")
+    key_of(request)  # a wrong one is refused before the body is read
+    uploads: Uploads = request.app.state.uploads
+    with uploads.one():
+        record, new = await _receive(request, uploads.opening)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"{API}/supernets/{record.id}"
+    return SupernetOut.of(record)
+
+
+class Uploads:
+    """How many runs may be on their way into one application, and how many of them may be opened at a time.
+
+    An upload takes room on the disk, and opening it a process with torch: 2 s and 500 MB.
+
+    Args:
+        most: uploads at a time.
+        opening: of these, how many may be opened.
+    """
+
+    def __init__(self, most: int, opening: int = 1) -> None:
+        self._most = most
+        self._running = 0
+        self.opening = CapacityLimiter(opening)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Be one of them for the length of a `with` block.
+
+        Raises:
+            HTTPException: there are as many as may be.
+        """
+        if self._running >= self._most:
+            detail = f"{self._running} runs are uploaded, no more at a time; send the request again later"
+            raise HTTPException(429, detail, {"Retry-After": "5", "Connection": "close"})  # the body is not read
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+
+async def _receive(request: Request, opening: CapacityLimiter) -> tuple[SupernetRecord, bool]:
+    """The supernet of an upload, and whether it is new."""
     context: Context = request.app.state.context
     with writing(tempfile.gettempdir()):  # where great parts wait until the whole body is here
         form = await request.form(max_files=len(runs.PARTS), max_fields=1, max_part_size=1024)
@@ -72,12 +120,23 @@ async def register(request: Request, response: Response) -> SupernetOut:
                 [Fault("body", f"unexpected {what}; allowed: the text name, and the files {', '.join(runs.PARTS)}")]
             )
         files = {key: value.file for key, value in parts.items()}
-        record, new = await run_in_threadpool(runs.register, context, str(form.get("name", "")), files)
+        name = str(form.get("name", ""))
+        digest = "" if key_of(request) is None else await run_in_threadpool(_digest, name, files)
+        async with claimed(request, digest) as claim:
+            record, new = await to_thread.run_sync(runs.register, context, name, files, limiter=opening)
+            claim.answer = record.id
+        return record, new
     finally:
         await form.close()
-    response.status_code = 201 if new else 200
-    response.headers["Location"] = f"{API}/supernets/{record.id}"
-    return SupernetOut.of(record)
+
+
+def _digest(name: str, files: Mapping[str, BinaryIO]) -> str:
+    """Of all that tells an upload from others."""
+    found = {"POST": f"{API}/supernets", "name": name}
+    for part, file in files.items():
+        found[part] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        file.seek(0)
+    return digest_of(found)
 
 
 @router.get("", responses=problems(422))

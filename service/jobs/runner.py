@@ -57,7 +57,8 @@ class JobRunner:
         """Run a job to its end, over up to `MAX_ATTEMPTS` processes. Does nothing where the job is not to be run by us.
 
         A full disk, a database that refuses, a process that cannot be started: it goes on when that is over, and the
-        attempts on the way count only where a process began to work.
+        attempts on the way count only where a process began to work. A process whose store is away fails the job only
+        at the last attempt.
         """
         run = Run(job_id, submission, self._executor)
         with self._lock:
@@ -114,6 +115,9 @@ class JobRunner:
                 return None
             if event is not None and event.get("event") not in ("progress", "done", "failed"):
                 return f"its process ended with status {child.kill()}"
+            if event is not None and event.get("transient") and job.attempts < MAX_ATTEMPTS:
+                self._stopping.wait(_PAUSE_S * 2 ** (job.attempts - 1))
+                return str(event["error"]["message"])
             if not self._note(run, event):  # cancelled, or moved to another host
                 child.kill()
                 _log.info("job_left", why="it was cancelled, or another host has it")

@@ -67,6 +67,7 @@ class ArtifactStore(ABC):
 
         Raises:
             DamagedError: no such file.
+            StorageError: the store cannot be reached.
         """
 
     @abstractmethod
@@ -189,8 +190,16 @@ class ObjectArtifacts(ArtifactStore):
         stop = size if end is None else min(end, size)
         while start < stop:
             here = min(start + CHUNK, stop)
-            yield bytes(obstore.get_range(self._store, _key(sha256), start=start, end=here))
+            yield self._range(sha256, start, here)
             start = here
+
+    def _range(self, sha256: str, start: int, end: int) -> bytes:
+        try:
+            return bytes(obstore.get_range(self._store, _key(sha256), start=start, end=end))
+        except FileNotFoundError:  # it was deleted since somebody looked
+            raise _gone(sha256) from None
+        except (BaseError, OSError) as error:
+            raise StorageError(f"cannot read the stored file {sha256}: {_first_line(error)}; try again") from error
 
     def fingerprint(self, sha256: str) -> str:
         """See `ArtifactStore.fingerprint`."""

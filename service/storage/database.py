@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, exc, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
-from supernet.errors import StorageError
+from service.errors import BusyError, DatabaseError
+from supernet.errors import ConfigError, StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _STORE_LOCK, _SCHEMA_LOCK = 7_016_290_114, 7_016_290_115  # numbers that nobody else takes
@@ -47,8 +48,9 @@ class Database:
                 then stores under a name, stages or deletes files. Open no second session inside.
 
         Raises:
-            StorageError: the database cannot be read or written (disk full, locked for 30 s, damaged, too many
-                sessions at a time).
+            ConfigError: the database holds no such value.
+            BusyError: too many sessions at a time.
+            StorageError: the database cannot be read or written (disk full, locked for 30 s, damaged).
         """
         try:
             with self._sessions.begin() as session:
@@ -59,7 +61,13 @@ class Database:
                 yield session
         except IntegrityError:  # a fault of the statement, not of the database
             raise
-        except (DatabaseError, PoolTimeoutError) as error:
+        except exc.DataError as error:
+            raise ConfigError(
+                f"a value cannot be stored: {_reason(error)}; leave out characters and numbers that no database holds"
+            ) from error
+        except PoolTimeoutError as error:
+            raise BusyError("all connections to the database are busy; send the request again later") from error
+        except exc.DatabaseError as error:
             raise self._refusal("the database {} refused", error) from error
 
     def migrate(self) -> None:
@@ -77,7 +85,7 @@ class Database:
             with self.alone(), self.engine.begin() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-        except DatabaseError as error:
+        except exc.DatabaseError as error:
             raise self._refusal("cannot prepare the database {}", error) from error
 
     @cached_property
@@ -134,17 +142,20 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
-    def _refusal(self, what: str, error: SQLAlchemyError) -> StorageError:
+    def _refusal(self, what: str, error: SQLAlchemyError) -> DatabaseError:
         url = make_url(self.url)
         where = url.database or "" if self.is_sqlite else url.render_as_string(hide_password=True)
-        reason = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
         if isinstance(error, OperationalError):
             step = "free some space or end the program that holds it, then try again"
-        elif isinstance(error, DBAPIError):
-            step = "restore it from a copy, or choose another data folder"
         else:
-            step = "send fewer requests at a time, then try again"
-        return StorageError(f"{what.format(repr(where))}: {reason}; {step}")
+            step = "restore it from a copy, or choose another data folder"
+        reason = f"{_reason(error)}; {step}"
+        told = reason if self.is_sqlite else "its operator finds the reason in the log; try again later"  # names hosts
+        return DatabaseError(f"{what.format(repr(where))}: {reason}", f"{what.format('of the service')}: {told}")
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

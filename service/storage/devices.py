@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 
 from sqlalchemy import bindparam, func, select
@@ -67,6 +68,17 @@ def tables_for(session: Session, device: str, space: str, num_classes: int) -> l
 def newest_complete(session: Session, device: str, space: str, num_classes: int) -> str | None:
     """Id of the device's newest table for a space that lacks no row."""
     return session.scalar(_NEWEST_COMPLETE, {"device": device, "space": space, "num_classes": num_classes})
+
+
+def complete_kinds(session: Session, names: Collection[str]) -> dict[str, set[tuple[str, int]]]:
+    """Device -> (space, number of classes) of which it has a table that lacks no row, for these devices."""
+    query = select(TableRow.device, TableRow.space, TableRow.num_classes).where(
+        TableRow.device.in_(names), TableRow.complete
+    )
+    found: dict[str, set[tuple[str, int]]] = {}
+    for device, space, num_classes in session.execute(query.distinct()):
+        found.setdefault(device, set()).add((space, num_classes))
+    return found
 
 
 def delete_table(session: Session, table_id: str) -> None:

@@ -50,6 +50,11 @@ def own_job(session: Session, job_id: str, key_id: str | None) -> None:
         row.key_id = key_id
 
 
+def owner_of(session: Session, job_id: str) -> str | None:
+    """Id of the key that submitted a job last; None: no key was needed."""
+    return session.scalar(select(JobOwnerRow.key_id).where(JobOwnerRow.job_id == job_id))
+
+
 def count_active(session: Session, key_id: str) -> int:
     """Jobs of a key that wait or run."""
     query = select(func.count()).select_from(JobOwnerRow).join(JobRow, JobRow.id == JobOwnerRow.job_id)
@@ -75,6 +80,12 @@ def answered(session: Session, owner: str, key: str, response_digest: str) -> No
     row = session.get(IdempotencyRow, (owner, key))
     if row is not None:
         row.response_digest = response_digest
+
+
+def release(session: Session, owner: str, key: str) -> None:
+    """Forget an idempotency key whose request was refused, unless an equal request was answered meanwhile."""
+    here = (IdempotencyRow.owner == owner) & (IdempotencyRow.key == key) & IdempotencyRow.response_digest.is_(None)
+    session.execute(delete(IdempotencyRow).where(here))
 
 
 def _key(row: Any) -> Key:

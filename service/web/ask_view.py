@@ -27,15 +27,21 @@ class PricedDevice:
 
 def ask(session: Session) -> dict[str, Any]:
     """Values of the page."""
-    named = supernets.page(session, _NAMED, None).items
-    kinds = {(record.space, record.num_classes) for record in named}
-    priced = []
-    for device in devices.device_page(session, _NAMED, None).items:
-        complete = {
-            kind
-            for kind in kinds
-            if any(not table.missing for table in devices.tables_for(session, device.name, *kind))
-        }
-        can = tuple(record.id for record in named if (record.space, record.num_classes) in complete)
-        priced.append(PricedDevice(device.name, can))
-    return {"supernets": named, "devices": priced}
+    named, found = supernets.page(session, _NAMED, None), devices.device_page(session, _NAMED, None)
+    complete = devices.complete_kinds(session, [device.name for device in found.items])
+    priced = [
+        PricedDevice(
+            device.name,
+            tuple(
+                record.id
+                for record in named.items
+                if (record.space, record.num_classes) in complete.get(device.name, ())
+            ),
+        )
+        for device in found.items
+    ]
+    left_out = [
+        f"the newest {_NAMED} supernets" if named.next_cursor else "",
+        f"the first {_NAMED} devices by name" if found.next_cursor else "",
+    ]
+    return {"supernets": named.items, "devices": priced, "only": " and ".join(filter(None, left_out))}

@@ -13,8 +13,9 @@ from starlette.templating import Jinja2Templates
 
 from service.api import jobs as api_jobs
 from service.api import problems
-from service.api.dependencies import ContextDep
+from service.api.dependencies import CallerDep, ContextDep
 from service.callers import ANYBODY, Caller
+from service.errors import told
 from service.web import ask_view, job_views, subnet_views, table_views, words
 from supernet.errors import OnceForAllError
 
@@ -35,7 +36,7 @@ def install(app: FastAPI) -> None:
             values = make()
         except OnceForAllError as error:
             status = problems.status_of(error)
-            return templates.TemplateResponse(request, "refused.html", {"error": str(error)}, status_code=status)
+            return templates.TemplateResponse(request, "refused.html", {"error": told(error)}, status_code=status)
         return templates.TemplateResponse(request, template, values)
 
     @app.get("/", include_in_schema=False)
@@ -95,11 +96,11 @@ def install(app: FastAPI) -> None:
         return show(request, "jobs.html", make)
 
     @app.post("/jobs/{job}/cancel", include_in_schema=False)
-    def cancel_job(request: Request, context: ContextDep, job: str) -> Response:
+    def cancel_job(request: Request, context: ContextDep, caller: CallerDep, job: str) -> Response:
         """What the button of a page without JavaScript sends."""
 
         def make() -> Values:
-            api_jobs.cancel(context, job)
+            api_jobs.cancel(context, caller, job)
             return {}
 
         refused = show(request, "refused.html", make)

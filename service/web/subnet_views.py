@@ -249,7 +249,7 @@ class Figure:
 
 def _figures(subnet: SubnetOut) -> list[Figure]:
     predicted, measured = subnet.predicted, subnet.measured
-    error = f"± {words.percent(measured['standard_error'])}, {measured['correct']} of {measured['total']} images"
+    error = f"{_spread(measured)}, {measured['correct']} of {measured['total']} images"
     before = measured.get("accuracy_before_calibration")
     found = [
         Figure.of("Accuracy", "accuracy", predicted["accuracy"], measured["accuracy"], error),
@@ -287,8 +287,15 @@ def _against_dense(subnet: SubnetOut) -> list[Figure]:
 
 
 def _interval(measured: Mapping[str, Any]) -> str:
-    low, high = (words.percent(end) for end in measured["interval"])
-    return f"95 %: {low} to {high}; {measured['correct']} of {measured['total']} images"
+    return f"{_spread(measured)}; {measured['correct']} of {measured['total']} images"
+
+
+def _spread(measured: Mapping[str, Any]) -> str:
+    """How well the accuracy is known; cards of earlier versions hold no interval."""
+    if "accuracy_interval" not in measured:
+        return f"± {words.percent(measured['standard_error'])}"
+    low, high = (words.percent(end) for end in measured["accuracy_interval"])
+    return f"95 %: {low} to {high}"
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,20 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Response
+from fastapi.testclient import TestClient
 from small_service import make_run, serving, small_settings
+from test_retention import stored_subnet
 from typer.testing import CliRunner
 
 from service import keys
 from service.api.access import needed
+from service.api.guards import Guards
 from service.cli import app
 from service.client import Client, ServiceError
 from service.keys import Scope, new_key
 from service.storage import keys as rows
+from service.storage.artifacts import open_artifacts
 from service.storage.database import Database
 
 EVERYWHERE = "0.0.0.0"
@@ -189,6 +194,72 @@ def test_active_jobs_over_a_keys_quota_are_a_429(tmp_path: Path) -> None:
             client.ask("noise", "macs<=6M")
 
 
+FOREIGN = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+
+
+def test_a_get_starts_a_job_only_for_who_may_and_not_for_a_page_of_another_site(data_copy: Path) -> None:
+    settings = small_settings(data_copy, host=EVERYWHERE, job_workers=0)
+    with serving(settings) as address:
+        url = address.replace(EVERYWHERE, "127.0.0.1")
+        database = Database(settings.resolved_database_url)
+        admin, _ = make_key(database, Scope.ADMIN)
+        reader, reader_id = make_key(database, Scope.READ)
+        both, _ = make_key(database, Scope.READ, Scope.REQUEST)
+        artifacts = open_artifacts(settings.resolved_artifact_url)
+        subnet = stored_subnet((database, artifacts), "made", days_old=0).id
+        front = f"{url}/api/v1/pareto-fronts?supernet=noise&metric=macs"
+        export = f"{url}/api/v1/subnets/{subnet}/download?format=pt2"
+
+        def ask(address: str, key: str, method: str = "GET", **headers: str) -> httpx.Response:
+            sent = {"Authorization": f"Bearer {key}", "Prefer": "wait=0", **headers}
+            return httpx.request(method, address, headers=sent, timeout=60)
+
+        for asked in (front, export):
+            refused = ask(asked, reader)
+            assert refused.status_code == 403
+            assert f"needs the scope request; key {reader_id} has: read" in refused.json()["detail"]
+            for site in ("cross-site", "same-site"):
+                foreign = ask(asked, both, **FOREIGN | {"Sec-Fetch-Site": site})
+                assert foreign.status_code == 403
+                assert "a page of another site" in foreign.json()["detail"]
+        assert ask(export, both, "HEAD").status_code == 404
+        with Client(url, key=admin) as client:
+            assert [job["kind"] for job in client.list_jobs()] == ["make_subnet"]
+        for asked in (front, export):
+            assert ask(asked, both, **{"Sec-Fetch-Site": "same-origin"}).status_code == 202
+            assert ask(asked, reader).status_code == 202  # it is under way: no new job
+        database.close()
+
+
+def test_on_loopback_a_page_of_another_site_starts_no_job(data_copy: Path) -> None:
+    with serving(small_settings(data_copy, job_workers=0)) as url:
+        front = f"{url}/api/v1/pareto-fronts?supernet=noise&metric=macs"
+        assert httpx.get(front, headers=FOREIGN).status_code == 403
+        assert httpx.get(f"{url}/api/v1/jobs").json()["items"] == []
+        assert httpx.get(front).status_code == 202
+
+
+def test_a_key_cancels_its_own_jobs_and_admin_all(data_copy: Path) -> None:
+    with serving(small_settings(data_copy, host=EVERYWHERE, job_workers=0)) as address:
+        url = address.replace(EVERYWHERE, "127.0.0.1")
+        database = Database(f"sqlite:///{data_copy / 'service.sqlite'}")
+        admin, _ = make_key(database, Scope.ADMIN)
+        mine, _ = make_key(database, Scope.READ, Scope.REQUEST)
+        other, other_id = make_key(database, Scope.READ, Scope.REQUEST)
+        database.close()
+        with Client(url, key=mine) as client, Client(url, key=other) as stranger, Client(url, key=admin) as operator:
+            first, second = (client.ask("noise", f"macs<={limit}M")["id"] for limit in (3, 4))
+            assert stranger.ask("noise", "macs<=3M")["id"] == first  # the same job, and still not his
+            with pytest.raises(ServiceError, match=f"was not started with key {other_id}") as error:
+                stranger.cancel(first)
+            assert error.value.status == 403
+            page = httpx.post(f"{url}/jobs/{first}/cancel", auth=("", other))
+            assert page.status_code == 403
+            assert client.job(first)["state"] == "queued"
+            assert client.cancel(first)["state"] == "cancelled"
+            assert operator.cancel(second)["state"] == "cancelled"
+
+
 def test_on_loopback_a_key_is_optional_but_counts_when_it_is_sent(url: str) -> None:
     assert get(url).status_code == 200
     other, _ = new_key("nobody", [Scope.ADMIN])
@@ -212,6 +283,38 @@ def test_keys_are_required_where_other_machines_reach_the_service_unless_a_proxy
     tmp_path: Path, host: str, public: bool, required: bool
 ) -> None:
     assert small_settings(tmp_path, host=host, public=public).keys_required is required
+
+
+@pytest.mark.parametrize(
+    ("settings", "served", "refused"),
+    [
+        ({}, ["localhost", "127.0.0.1", "[::1]:80"], ["evil.example", "127.0.0.1.evil.example", ""]),
+        ({"host": EVERYWHERE, "public": True}, ["localhost", "127.0.0.1:8000"], ["evil.example:8000", "10.0.0.1"]),
+        ({"public": True, "allowed_hosts": "Cut.example.org, 10.0.0.1"}, ["cut.example.org:80", "10.0.0.1"], ["evil"]),
+        ({"host": EVERYWHERE, "allowed_hosts": ("cut.example.org",)}, ["cut.example.org"], ["evil"]),
+        ({"host": EVERYWHERE}, ["anything.example"], []),
+        ({"public": True, "allowed_hosts": "*"}, ["anything.example"], []),
+    ],
+)
+def test_where_no_key_is_asked_for_a_name_that_a_stranger_made_resolve_here_is_refused(
+    tmp_path: Path, settings: dict[str, Any], served: list[str], refused: list[str]
+) -> None:
+    async def nothing(scope: Any, _receive: Any, send: Any) -> None:
+        await Response(status_code=204)(scope, _receive, send)
+
+    made = small_settings(tmp_path, **settings)
+    guards = Guards(nothing, settings=made, body_limit=lambda _path: 10, hosts=made.hosts)
+    http = TestClient(guards)
+    for host in (*served, *refused):
+        headers = {"Host": host, "Origin": f"http://{host}"}  # what a page of that name sends
+        answer = http.post("/api/v1/devices", headers=headers)
+        assert answer.status_code == (204 if host in served else 421), host
+        assert http.get("/healthz", headers=headers).status_code == 204
+
+
+def test_a_host_with_a_port_is_not_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'a\.example:80' is no name; allowed: names without ports"):
+        small_settings(tmp_path, allowed_hosts="a.example:80")
 
 
 def test_secrets_are_random_and_only_their_digests_are_stored(database: Database) -> None:

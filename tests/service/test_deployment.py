@@ -116,6 +116,17 @@ def test_the_environment_of_every_process_is_accepted_as_settings(monkeypatch: p
         assert settings.log_format == "json"
 
 
+def test_a_stranger_s_page_is_not_served_by_the_api_processes_as_they_are_shipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in OURS[:2]:
+        for variable, value in compose()["services"][name]["environment"].items():
+            monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))
+        settings = Settings()
+        assert not settings.keys_required
+        assert settings.hosts == {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
+
+
 def test_every_command_is_one_of_the_command_lines() -> None:
     seen = []
     for command in commands():
@@ -178,6 +189,8 @@ def test_the_proxy_knows_the_api_processes_and_its_file_is_well_formed(tmp_path:
     text = (ROOT / "deploy" / "nginx.conf").read_text()
     assert re.findall(r"server ([\w-]+):8000 ", text) == ["api-1", "api-2"]
     assert text.count("{") == text.count("}")
+    assert "health_check" not in text  # so nothing may claim that readiness is asked for
+    assert "Whether one is\n# ready (/readyz) this proxy does not ask" in text
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if nginx is not None:
         here = re.sub(r"server api-\d:", "server 127.0.0.1:", text).replace("/tmp/nginx.pid", str(tmp_path / "pid"))

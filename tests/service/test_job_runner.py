@@ -150,6 +150,29 @@ def test_a_job_that_the_full_disk_interrupted_runs_again_once_there_is_space(
     assert (job.state, job.attempts, job.result) == (JobState.SUCCEEDED, 2, {"answer": 1})
 
 
+def test_a_store_that_is_away_fails_a_job_at_the_last_attempt_only(
+    tmp_path: Path, database: FragileDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.runner._PAUSE_S", 0.01)
+    away = {"event": "failed", "error": {"kind": "StorageError", "message": "the bucket is away"}, "transient": True}
+    put(database, "back again", "away for good")
+    with running(database, tmp_path) as host:
+        for job_id, events in (
+            ("back again", [away, away, {"event": "done", "result": {"answer": 1}}]),
+            ("away for good", [away] * 3),
+        ):
+            before = len(host.made[0].jobs) if host.made else 0
+            thread = host.run(job_id)
+            for number, event in enumerate(events, before + 1):
+                wait_for(lambda number=number: host.made and len(host.made[0].jobs) == number)
+                host.made[0].events.put(event)
+            thread.join(timeout=10)
+    job = find(database, "back again")
+    assert (job.state, job.attempts, job.result) == (JobState.SUCCEEDED, MAX_ATTEMPTS, {"answer": 1})
+    job = find(database, "away for good")
+    assert (job.state, job.attempts, job.error) == (JobState.FAILED, MAX_ATTEMPTS, away["error"])
+
+
 @pytest.mark.parametrize("refusal", [OSError(12, "Cannot allocate memory"), RuntimeError("can't start new thread")])
 def test_a_process_that_cannot_be_started_does_not_end_the_host_nor_count_as_an_attempt(
     tmp_path: Path, database: FragileDatabase, refusal: Exception

@@ -46,7 +46,8 @@ def test_a_subnet_has_a_page_of_its_own(client: Client, url: str) -> None:
     subnet = client.request_subnet("noise", "macs<=3M, latency_ms@bench<=2")
     text = unescape(httpx.get(f"{url}/subnets/{subnet['id']}").text)
     measured = subnet["measured"]
-    assert f"{measured['correct']} of {measured['total']} images" in text
+    low, high = (words.percent(end) for end in measured["accuracy_interval"])
+    assert f"95 %: {low} to {high}, {measured['correct']} of {measured['total']} images" in text
     assert f"{subnet['config']['resolution']} px" in text
     assert subnet["id"] in text
     missing = httpx.get(f"{url}/subnets/{'0' * 64}")

@@ -74,7 +74,7 @@ def test_a_stored_subnet_is_pruned_to_the_target_and_its_card_says_what_was_reac
     assert measured["params"] < dense["params"]
     assert measured["size_bytes"] < dense["size_bytes"]
     for figures in (dense, measured):
-        low, high = figures["interval"]
+        low, high = figures["accuracy_interval"]
         assert low < figures["accuracy"] == figures["correct"] / figures["total"] < high
         assert figures["latency_here_ms"] > 0
     assert (card["method"], card["source"]["subnet"]) == ("oto", source["id"])

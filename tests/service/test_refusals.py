@@ -173,7 +173,8 @@ def test_a_wrong_method_is_a_405(http: httpx.Client) -> None:
 def test_pages_of_other_sites_cannot_change_anything(http: httpx.Client) -> None:
     other = http.post("/devices", json={"name": "x"}, headers={"Origin": "https://elsewhere.example"})
     assert "https://elsewhere.example" in problem_of(other, 403)["detail"]
-    problem_of(http.get("/devices", headers={"Host": "rebound.example"}), 421)
+    refused = problem_of(http.get("/devices", headers={"Host": "rebound.example"}), 421)
+    assert "the operator names others in ONCEFORALL_ALLOWED_HOSTS" in refused["detail"]
 
 
 # -- devices and latency tables -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from service.api.problems import problem
 from service.api.schemas import SupernetOut
 from service.client import Client, ServiceError
 from service.domain import SupernetRecord, utc_now
+from service.errors import BusyError
 from service.server import run
 from service.settings import load_settings
 from service.storage.artifacts import ObjectArtifacts
@@ -139,14 +140,14 @@ def test_a_damaged_database_is_a_storage_error_with_the_next_step(tmp_path: Path
     database.close()
 
 
-def test_too_many_sessions_at_a_time_are_a_storage_error_and_a_broken_rule_is_not(tmp_path: Path) -> None:
+def test_too_many_sessions_at_a_time_are_told_as_such_and_a_broken_rule_is_not(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
     database.migrate()
     database.engine.pool._timeout = 0.01  # type: ignore[attr-defined]
     with ExitStack() as stack:
         for _ in range(15):  # the pool's five connections and the ten that it may add
             stack.enter_context(database.session()).execute(text("select 1"))
-        with pytest.raises(StorageError, match=r"QueuePool limit .*; send fewer requests at a time"):
+        with pytest.raises(BusyError, match="all connections to the database are busy; send the request again later"):
             database.check()
     with pytest.raises(IntegrityError), database.session() as session:
         session.execute(text("insert into devices (name) values (null)"))

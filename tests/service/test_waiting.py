@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,9 @@ import pytest
 from small_service import serving, small_settings
 
 from service.client import Client, ServiceError
+from service.runs import PARTS
+from service.storage import subnets
+from service.storage.database import Database
 
 
 def post(url: str, most: float, **headers: str) -> httpx.Response:
@@ -61,6 +65,18 @@ def test_the_answer_is_202_when_the_time_is_up_and_tells_of_a_job_that_was_cance
         assert (ended.status_code, ended.json()["job"]["state"]) == (202, "cancelled")
 
 
+def test_formats_that_are_asked_for_while_a_job_waits_are_made_by_it(data_copy: Path) -> None:
+    settings = small_settings(data_copy, job_workers=0)
+    with serving(settings) as url, Client(url) as client:
+        job_id = client.ask("noise", "macs<=3M", formats=["onnx"])["job"]["id"]
+        assert client.ask("noise", "macs<=3M", formats=["pt2"])["job"]["id"] == job_id
+        assert client.ask("noise", "macs<=3M")["job"]["id"] == job_id
+        database = Database(settings.resolved_database_url)
+        with database.session() as session:
+            assert subnets.formats_wanted(session, job_id) == ("onnx", "pt2")
+        database.close()
+
+
 def test_an_idempotency_key_is_for_one_request(client: Client, url: str) -> None:
     first = client.ask("noise", "macs<=2.3M", idempotency_key="order-1")
     assert client.ask("noise", "macs<=2.3M", idempotency_key="order-1")["id"] == first["id"]
@@ -76,6 +92,25 @@ def test_an_idempotency_key_is_for_one_request(client: Client, url: str) -> None
     for wrong in ("", "a b", "x" * 129):
         answer = httpx.post(f"{url}/api/v1/devices", json=body, headers={"Idempotency-Key": wrong})
         assert (answer.status_code, answer.json()["faults"][0]["where"]) == (422, "header.Idempotency-Key")
+
+
+def test_a_refused_request_uses_up_no_idempotency_key(url: str, run_folder: Path) -> None:
+    headers = {"Idempotency-Key": "mended"}
+    for body, status in (({"name": "NOT A NAME"}, 422), ({"name": "mended"}, 201), ({"name": "mended"}, 200)):
+        assert httpx.post(f"{url}/api/v1/devices", json=body, headers=headers).status_code == status
+    assert httpx.post(f"{url}/api/v1/devices", json={"name": "other"}, headers=headers).status_code == 422
+    for name, status in (("NOT A NAME", 422), ("noise", 200), ("noise", 200), ("another", 422)):
+        answer = upload(url, run_folder, name, key="run")
+        assert answer.status_code == status, answer.text
+    assert "'run' was used for another request" in answer.json()["detail"]
+    assert upload(url, run_folder, "noise", key="a b").json()["faults"][0]["where"] == "header.Idempotency-Key"
+
+
+def upload(url: str, run: Path, name: str, *, key: str | None = None) -> httpx.Response:
+    with ExitStack() as stack:
+        files = {part: stack.enter_context((run / path).open("rb")) for part, path in PARTS.items()}
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return httpx.post(f"{url}/api/v1/supernets", data={"name": name}, files=files, headers=headers, timeout=120)
 
 
 def test_an_idempotency_key_holds_when_it_is_used_twice_at_once(url: str) -> None:

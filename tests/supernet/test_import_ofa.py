@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import re
+import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,69 @@ def test_a_pickle_that_could_run_code_is_refused_and_does_not_run(tmp_path: Path
     with pytest.raises(CheckpointError, match=r"w.pt' holds more than tensors and plain values, .* refused; save its"):
         read_state_dict(tmp_path / "w.pt")
     assert not (tmp_path / "sprung").exists()
+
+
+class _Room:
+    """Pickled, it is an order for so many bytes, which `weights_only` does not refuse."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __reduce__(self) -> Any:
+        return bytearray, (self.size,)
+
+
+def _repeated(path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(1 << 34)}, path)
+
+
+def _repeated_inside(path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1).expand(1 << 34)}}, path, _use_new_zipfile_serialization=False)
+
+
+def _ordered(path: Path) -> None:
+    torch.save({"a": torch.zeros(1), "b": _Room(64 << 30)}, path)
+
+
+def _declared(path: Path) -> None:
+    """In the old format the pickle says how long a storage is, and torch takes the memory before it looks."""
+    torch.save({"a": torch.zeros(77)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"K\x4d", b"\x8a\x05" + (1 << 34).to_bytes(5, "little")))
+
+
+def _compressed(path: Path) -> None:
+    torch.save({"a": torch.zeros(64 << 20, dtype=torch.uint8)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize("make", [_repeated, _repeated_inside, _ordered, _declared, _compressed])
+def test_a_small_file_that_declares_much_is_refused_and_takes_no_memory(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "w.pt"
+    make(path)
+    size = path.stat().st_size
+    assert size < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=rf"w.pt' has {size} bytes and declares tensors that need more: refused"):
+        read_state_dict(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # KiB
+    assert resource.getrlimit(resource.RLIMIT_AS) == LIMITS
+
+
+LIMITS = resource.getrlimit(resource.RLIMIT_AS)
+
+
+def test_tensors_that_share_a_storage_are_read(tmp_path: Path) -> None:
+    whole = torch.arange(12.0)
+    torch.save({"a": whole, "b": whole[3:7], "c": whole.view(3, 4).t()}, tmp_path / "w.pt")
+    found = read_state_dict(tmp_path / "w.pt")
+    assert torch.equal(found["b"], whole[3:7])
+    assert torch.equal(found["c"], whole.view(3, 4).t())
 
 
 def test_absent_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
