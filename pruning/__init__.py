@@ -1,6 +1,6 @@
 """How to carve a compact network out of an ordinary one: zero-invariant groups, and what prunes them."""
 
-from pruning.artefact import load_compact, load_plan, save_compact
+from pruning.artefact import load_compact, load_plan, program_as_onnx, save_compact
 from pruning.autocompress import Compression, auto_compress
 from pruning.compression_settings import CompressionSettings
 from pruning.compression_state import load_round
@@ -39,5 +39,6 @@ __all__ = [
     "load_plan",
     "load_round",
     "measure_unit_latencies",
+    "program_as_onnx",
     "save_compact",
 ]

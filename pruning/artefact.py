@@ -70,11 +70,7 @@ def save_compact(
         with evaluating(copy), torch.no_grad(), atomic_path(target) as temporary:
             run = (_write_program if name == "torch-export" else _write_onnx)(copy, inputs, temporary)
             error = max(_relative(run(batch), outputs_of(copy(*batch))) for batch in (inputs, other_inputs(inputs)))
-            if not error <= MAX_ERROR:
-                raise ExportError(
-                    f"{str(target)!r}: outputs differ from the model's by {error:.1e} of the largest; allowed: "
-                    f"{MAX_ERROR:.0e}; it was not written; try another format, one of: {', '.join(PROGRAMS)}"
-                )
+            _require_equal(error, target)
         written.append(target)
     return written
 
@@ -110,6 +106,29 @@ def load_compact(path: Path, model: nn.Module | None = None) -> nn.Module:
 def load_plan(folder: Path) -> Plan:
     """Read a folder's plan."""
     return Plan.from_dict(read_json(Path(folder) / PLAN), str(Path(folder) / PLAN))
+
+
+def program_as_onnx(program: Path, target: Path, example_inputs: Any) -> None:
+    """Write an exported program, as `save_compact` left it, as ONNX too; nothing of the model's code is needed.
+
+    Args:
+        program: the file ``model.pt2``.
+        target: the file to write; appears only if it computes what the program computes.
+        example_inputs: as for `save_compact`.
+
+    Raises:
+        CheckpointError: the program is missing or damaged.
+        ExportError: ONNX cannot express it, or computes something else.
+        MissingPackageError: the extra ``onnx`` is not installed.
+        StorageError: the file cannot be written.
+    """
+    inputs = at_least_two(example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,))
+    loaded = _load_program(program)
+    with program.open("rb") as file, torch.no_grad(), atomic_path(target) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = _save_onnx(torch.export.load(file), inputs, temporary, program.name)
+        error = max(_relative(run(batch), outputs_of(loaded(*batch))) for batch in (inputs, other_inputs(inputs)))
+        _require_equal(error, target)
 
 
 def _write_program(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Callable[[Any], list[Tensor]]:
@@ -154,6 +173,10 @@ def _load_program(path: Path) -> nn.Module:
 
 
 def _write_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Callable[[Any], list[Tensor]]:
+    return _save_onnx(_program(model, inputs), inputs, path, type(model).__name__)
+
+
+def _save_onnx(program: Any, inputs: tuple[Any, ...], path: Path, name: str) -> Callable[[Any], list[Tensor]]:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 torch's exporter needs it
@@ -164,14 +187,12 @@ def _write_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Callab
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            exported = torch.onnx.export(_program(model, inputs), inputs, dynamo=True, verbose=False)
+            exported = torch.onnx.export(program, inputs, dynamo=True, verbose=False)
             assert exported is not None
             exported.save(str(path), external_data=False)
             session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-        except ExportError:
-            raise
         except Exception as error:  # the exporter raises errors of every kind
-            raise ExportError(f"torch.onnx cannot write {type(model).__name__}: {error}") from error
+            raise ExportError(f"torch.onnx cannot write {name}: {error}") from error
     names = [item.name for item in session.get_inputs()]
 
     def run(batch: Any) -> list[Tensor]:
@@ -180,6 +201,14 @@ def _write_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Callab
         return [torch.from_numpy(array) for array in found]
 
     return run
+
+
+def _require_equal(error: float, target: Path) -> None:
+    if not error <= MAX_ERROR:
+        raise ExportError(
+            f"{str(target)!r}: outputs differ from the model's by {error:.1e} of the largest; allowed: "
+            f"{MAX_ERROR:.0e}; it was not written; try another format, one of: {', '.join(PROGRAMS)}"
+        )
 
 
 def _relative(found: list[Tensor], expected: list[Tensor]) -> float:

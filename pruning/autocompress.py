@@ -34,7 +34,7 @@ from pruning.compression_state import composed, load_state, save_round, save_sta
 from pruning.construct import construct_kept
 from pruning.groups import ZeroInvariantGroups, as_arguments
 from pruning.latency import UnitLatencies
-from pruning.loops import Epoch, ImageLoop, Loop, reestimate_norms
+from pruning.loops import Epoch, ImageLoop, Loop, OwnLoop, reestimate_norms
 from pruning.plan import Plan, cut
 from pruning.purification import purified, scales, thresholds_of, worth
 from pruning.rates import Rates
@@ -148,6 +148,46 @@ def auto_compress(
         cancelled=cancelled,
     )
     return run.finish()
+
+
+def require_reachable(
+    model: nn.Module,
+    target: Target | str,
+    *,
+    example_inputs: Any,
+    settings: CompressionSettings | None = None,
+    keep: Sequence[str] = (),
+    latencies: GroupLatencies | None = None,
+) -> None:
+    """See whether the target can be met, without data and training.
+
+    Args:
+        model: trained or not; left as it is.
+        target: as for `auto_compress`, like those below.
+        example_inputs: of the model's forward.
+        settings: how.
+        keep: names of modules whose channels stay.
+        latencies: for a target that limits one.
+
+    Raises:
+        ConfigError: a target that AutoCompress does not know.
+        InfeasibleBudgetError: the target is out of reach.
+    """
+    run = _Run(
+        model=model,
+        loop=OwnLoop(train=lambda _model, _epoch: None, holdout=lambda _model: 0.0),
+        target=Target.parse(target) if isinstance(target, str) else target,
+        example_inputs=as_arguments(example_inputs),
+        settings=settings or CompressionSettings(),
+        folder=None,
+        keep=tuple(keep),
+        latencies=latencies or {},
+        progress=lambda _progress: None,
+        cancelled=lambda: False,
+    )
+    run.round = len(run.schedule) - 1
+    rates = run._rates()
+    rates.counts(rates.uniform())
 
 
 class _CancelledError(Exception):

@@ -69,7 +69,8 @@ class RoundReport:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RoundReport:
         """The inverse of `to_dict`."""
-        return cls(**{**data, "model": Measured(**data["model"])})
+        values = {name: data[name] for name in cls.__dataclass_fields__}
+        return cls(**{**values, "model": Measured(**data["model"])})
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class CompressionReport:
         """As JSON can hold it; each round says besides how many times less it is than the dense model."""
         rounds = [round_.to_dict() | {"times_less": times_less(self.dense, round_.model)} for round_ in self.rounds]
         return {"format": 1, "target": self.target, "dense": asdict(self.dense), "rounds": rounds}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CompressionReport:
+        """The inverse of `to_dict`."""
+        rounds = tuple(RoundReport.from_dict(round_) for round_ in data["rounds"])
+        return cls(data["target"], Measured(**data["dense"]), rounds)
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [

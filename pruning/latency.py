@@ -85,11 +85,33 @@ class UnitLatencies:
 
         return milliseconds
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        rows = {name: [list(row) for row in rows] for name, rows in self.rows.items()}
+        return {
+            "format": FORMAT, "version": VERSION, "device": self.device, "whole_ms": self.whole_ms, "rows": rows,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "the table") -> UnitLatencies:
+        """The inverse of `to_dict`.
+
+        Raises:
+            TableError: something else.
+        """
+        try:
+            if data["format"] != FORMAT or data["version"] != VERSION:
+                raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
+            rows = {str(name): tuple((int(n), float(ms)) for n, ms in rows) for name, rows in data["rows"].items()}
+            return cls(str(data["device"]), float(data["whole_ms"]), rows)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TableError(
+                f"{source} is no table of latencies of units ({error}); measure one with: onceforall prune latencies"
+            ) from None
+
     def save(self, path: Path) -> None:
         """Write the table as JSON."""
-        rows = {name: [list(row) for row in rows] for name, rows in self.rows.items()}
-        own = {"device": self.device, "whole_ms": self.whole_ms, "rows": rows}
-        write_json(path, {"format": FORMAT, "version": VERSION, **own})
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path) -> UnitLatencies:
@@ -99,17 +121,7 @@ class UnitLatencies:
             CheckpointError: absent, or no JSON.
             TableError: something else.
         """
-        data: Any = read_json(path)
-        try:
-            if data["format"] != FORMAT or data["version"] != VERSION:
-                raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
-            rows = {str(name): tuple((int(n), float(ms)) for n, ms in rows) for name, rows in data["rows"].items()}
-            return cls(str(data["device"]), float(data["whole_ms"]), rows)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TableError(
-                f"{str(path)!r} is no table of latencies of units ({error}); measure one with: "
-                "onceforall prune latencies"
-            ) from None
+        return cls.from_dict(read_json(path), repr(str(path)))
 
 
 def measure_unit_latencies(

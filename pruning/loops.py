@@ -208,8 +208,10 @@ class ImageLoop:
         """On the held-out part."""
         return self._share_right(model, self.data.holdout_batches(_EVALUATION_BATCH))
 
-    def test_accuracy(self, model: nn.Module) -> float:
-        """On the test part."""
+    def test_accuracy(self, model: nn.Module) -> float | None:
+        """On the test part; None where it has no images."""
+        if not self.data.test_count:
+            return None
         return self._share_right(model, self.data.test_batches(_EVALUATION_BATCH))
 
     def _share_right(self, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> float:

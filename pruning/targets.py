@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Protocol
 
 import torch
@@ -113,7 +114,7 @@ class Target:
     def __str__(self) -> str:
         """Canonical text; `parse` gives an equal target back."""
         own = [] if self.sparsity is None else [f"{SPARSITY}>={_percent(self.sparsity)}%"]
-        return ", ".join([*own, *map(str, self.limits)])
+        return ", ".join([*own, *map(_text, self.limits)])
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,13 @@ def choose(groups: PrunableGroups, order: Order, target: Target, latencies: Late
         else:
             low = middle + 1
     return Choice(order.cut(high), costs(high), dense, high)
+
+
+def _text(limit: Limit) -> str:
+    """The limit as text; an absolute one up to 1 with a unit, since a plain number up to 1 is a share."""
+    if limit.relative or limit.max > 1:
+        return str(limit)
+    return f"{limit}ms" if limit.device is not None else f"{limit.metric}<={Decimal(repr(limit.max)) / 1000}K"
 
 
 def _share(text: str) -> float | None:

@@ -178,6 +178,31 @@ def train_and_prune(
     return optimizer
 
 
+def require_reachable(
+    groups: ZeroInvariantGroups, settings: PruningSettings, *, latencies: Latencies | None = None
+) -> None:
+    """See whether the target can be met, without training.
+
+    Args:
+        groups: of the model.
+        settings: how it would be trained.
+        latencies: for a target that limits one.
+
+    Raises:
+        InfeasibleBudgetError: the target is out of reach.
+    """
+    METHODS[settings.method](
+        _base(groups.model, settings),
+        groups,
+        target=settings.target,
+        start_pruning_step=0,
+        pruning_steps=1,
+        divisible=settings.divisible,
+        min_share=settings.min_share,
+        latencies=latencies,
+    )
+
+
 @torch.inference_mode()
 def predictions(
     net: nn.Module,

@@ -17,9 +17,11 @@ from service.api import (
     operations,
     pareto_fronts,
     problems,
+    pruning_runs,
     subnet_requests,
     subnets,
     supernets,
+    weights,
 )
 from service.api.access import Access
 from service.api.downloads import Checked
@@ -68,7 +70,10 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     api = APIRouter(prefix=API)
-    for module in (supernets, devices, latency_tables, subnet_requests, subnets, pareto_fronts, jobs):
+    for module in (
+        *(supernets, devices, latency_tables, subnet_requests, subnets, pareto_fronts),
+        *(pruning_runs, weights, jobs),
+    ):
         api.include_router(module.router)
     app.include_router(api)
     app.include_router(operations.router)
@@ -102,6 +107,8 @@ def _body_limit(settings: Settings) -> Callable[[str], int]:
     def limit(path: str) -> int:
         if path.rstrip("/") == f"{API}/supernets":
             return settings.max_upload_bytes
+        if path.rstrip("/") == f"{API}/weights":
+            return settings.max_weights_bytes
         return settings.max_table_bytes if path.rstrip("/").endswith("/latency-tables") else settings.max_body_bytes
 
     return limit

@@ -17,7 +17,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from service.domain import digest_of, is_digest, utc_now
 from service.folder import DataFolder
 from service.metrics import package_version
 from service.settings import Settings
-from service.storage import subnets, supernets
+from service.storage import staging
 from service.storage.artifacts import ArtifactStore, open_artifacts
 from supernet.errors import CheckpointError, ConfigError, OnceForAllError, StorageError, writing
 from supernet.files import read_json, sha256_file, write_json
@@ -168,13 +168,39 @@ def restore(settings: Settings, source: Path, *, progress: Progress = lambda _do
         folder.release()
 
 
+def repair(source: Path, artifacts: ArtifactStore, digests: Collection[str]) -> tuple[str, ...]:
+    """Bring files that are missing or altered back from a backup; the service may run, its rows stay as they are.
+
+    Args:
+        source: the backup, of whatever age: a file's name says what it holds.
+        artifacts: of the service.
+        digests: of the files.
+
+    Returns:
+        Digests of those that the backup does not have, or not whole.
+
+    Raises:
+        CheckpointError: it is no backup.
+        StorageError: the disk is full.
+    """
+    there = _manifest(source)["files"]
+    lacking = []
+    for digest in digests:
+        path = _stored(source, digest)
+        if digest in there and _is_whole(path, digest):
+            artifacts.put_file(path, name=digest)
+        else:
+            lacking.append(digest)
+    return tuple(lacking)
+
+
 def named_files(database: Path) -> set[str]:
     """Digests of the files that rows of an SQLite database name."""
     # Not `Database`, which would turn the file into one with a log beside it.
     engine = create_engine(f"sqlite:///file:{quote(str(database))}?mode=ro&uri=true")
     try:
         with Session(engine) as session:
-            return supernets.files_in_use(session) | subnets.files_in_use(session)
+            return staging.named(session)
     except DatabaseError as error:
         raise CheckpointError(
             f"the database {str(database)!r} cannot be read: {error.orig}; use another one"

@@ -19,7 +19,7 @@ from service.commands.keys import keys
 from service.commands.predictor import predictor
 from service.commands.profile import profile
 from service.commands.prune import prune
-from service.commands.request import request
+from service.commands.request import prune_request, request
 from service.commands.search import search
 from service.commands.serve import serve
 from service.commands.settings import settings
@@ -43,6 +43,7 @@ for command in (
     app.command()(command)
 app.add_typer(tables, name="tables")
 prune.command("auto-compress")(auto_compress)
+prune.command("request")(prune_request)
 app.add_typer(storage, name="storage")
 app.add_typer(keys, name="keys")
 app.add_typer(prune, name="prune")

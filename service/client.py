@@ -181,14 +181,12 @@ class Client:
             idempotency_key: the service refuses to take it for another request.
 
         Raises:
-            ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`.
+            ServiceError: refused; status 409 where the budget is infeasible: `problem` has `tightest` and `nearest`,
+                and where pruning may help `offer`, whose `body` `ask_pruning` takes.
         """
         limits = (Budget.parse(budget) if isinstance(budget, str) else budget).to_dict()
-        headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
         body = {"supernet": supernet, "constraints": limits, "seed": seed, "formats": list(formats)}
-        return self._call("POST", "/subnet-requests", json=body, headers=headers)
+        return self._order("/subnet-requests", body, wait_s, idempotency_key)
 
     def request_subnet(
         self,
@@ -214,8 +212,79 @@ class Client:
         Raises:
             ServiceError: as `ask`; or the job failed or was cancelled.
         """
+        return self._made(
+            "/subnet-requests", lambda: self.ask(supernet, budget, seed=seed, formats=formats), formats, on_progress
+        )
+
+    def upload_weights(self, path: str | Path) -> str:
+        """Upload a safetensors file of weights; returns what pruning runs call it. Unused, it goes after an hour.
+
+        Raises:
+            CheckpointError: there is no such file.
+            ServiceError: the service refuses it.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{str(path)!r} does not exist; check the path")
+        with path.open("rb") as file:
+            found = self._call("POST", "/weights", content=file, headers={"Content-Type": "application/octet-stream"})
+        return str(found["sha256"])
+
+    def ask_pruning(
+        self, body: Mapping[str, Any], *, wait_s: int | None = None, idempotency_key: str | None = None
+    ) -> Json:
+        """Ask for a network to be pruned: the run, with its `job` and, if known, `subnet`: the pruned network.
+
+        Args:
+            body: as POST /pruning-runs takes it: `method`, `source`, `data`, `constraints` or `sparsity`, `epochs`,
+                and so on; or the `body` of the offer that comes with an infeasible budget.
+            wait_s: as for `ask`.
+            idempotency_key: as for `ask`.
+
+        Raises:
+            ServiceError: refused; status 409 where the target is out of reach.
+        """
+        return self._order("/pruning-runs", body, wait_s, idempotency_key)
+
+    def prune(self, body: Mapping[str, Any], *, on_progress: Callable[[str, float], None] | None = None) -> Json:
+        """Ask for a network to be pruned, and wait for it and for its formats.
+
+        Args:
+            body: as for `ask_pruning`.
+            on_progress: called as (stage, fraction in [0, 1]) while waiting.
+
+        Returns:
+            The pruned network: as a subnet, with `pruned` true and `predicted.accuracy` None.
+
+        Raises:
+            ServiceError: as `ask_pruning`; or the job failed or was cancelled.
+        """
+        return self._made("/pruning-runs", lambda: self.ask_pruning(body), body.get("formats", ()), on_progress)
+
+    def pruning_run(self, run_id: str) -> Json:
+        """A pruning run: its exact spec, its job, and the pruned network once it is there."""
+        return self._call("GET", f"/pruning-runs/{run_id}")
+
+    def list_pruning_runs(self, **filters: str) -> Iterator[Json]:
+        """Pruning runs, newest first; `method` and `source` leave out the others."""
+        return self._listed("/pruning-runs", **filters)
+
+    def _order(self, path: str, body: Mapping[str, Any], wait_s: int | None, idempotency_key: str | None) -> Json:
+        headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        return self._call("POST", path, json=dict(body), headers=headers)
+
+    def _made(
+        self,
+        path: str,
+        ask: Callable[[], Json],
+        formats: Sequence[str],
+        on_progress: Callable[[str, float], None] | None,
+    ) -> Json:
+        """Wait for the network that a request becomes, and for its formats."""
         for _ in range(2):  # the second time for formats, where the job had begun without them
-            request = self.ask(supernet, budget, seed=seed, formats=formats)
+            request = ask()
             there = request["subnet"] and {file["format"] for file in request["subnet"]["files"]}
             if there and there.issuperset(formats):
                 break
@@ -225,8 +294,16 @@ class Client:
             if job["state"] != "succeeded":
                 message = (job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}; ask again")
                 raise ServiceError(message, problem=job["error"])
-            request = self._call("GET", f"/subnet-requests/{request['id']}")
-        subnet: Json = request["subnet"]
+            request = self._call("GET", f"{path}/{request['id']}")
+        subnet: Json | None = request["subnet"]
+        there = {file["format"] for file in subnet["files"]} if subnet else set()
+        lacking = sorted(set(formats) - there)
+        if subnet is None or lacking:
+            what = "the network" if subnet is None else " and ".join(lacking)
+            raise ServiceError(
+                f"the jobs of request {request['id'][:12]} succeeded without {what}, which was removed meanwhile or"
+                " comes with another job; ask again"
+            )
         return subnet
 
     def follow(self, job_id: str) -> Iterator[Json]:
@@ -312,20 +389,25 @@ class Client:
             wait_s: seconds to wait for the job that searches it.
 
         Raises:
-            ServiceError: refused, the job failed, or it took longer.
+            ServiceError: refused, the job failed, it took longer, or the front is not there although it succeeded.
         """
         chosen = {"supernet": supernet, "device": device, "metric": metric}
         params = {name: value for name, value in chosen.items() if value is not None}
         deadline = time.monotonic() + wait_s
         while True:
-            found = self._call("GET", "/pareto-fronts", params=params, headers={"Prefer": "wait=20"})
+            response = self._send("GET", "/pareto-fronts", params=params, headers={"Prefer": "wait=20"})
+            found: Json = response.json()
             if found["points"] is not None:
                 return found
             job = found["job"]
             if job["state"] in ("failed", "cancelled"):
                 raise ServiceError((job["error"] or {}).get("message", f"job {job['id'][:12]} was {job['state']}"))
-            if time.monotonic() > deadline:
+            if job["state"] == "succeeded":
+                raise ServiceError(f"job {job['id'][:12]} succeeded, and its front is not there; ask again")
+            pause_s = _pause_s(response)
+            if time.monotonic() + pause_s > deadline:
                 raise ServiceError(f"the front was not there after {wait_s:g} s; ask again later")
+            time.sleep(pause_s)
 
     def version(self) -> Json:
         """Name and version of the service."""
@@ -375,14 +457,18 @@ class Client:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
+        response = self._send(method, path, **options)
+        result: Json = response.json() if response.content else {}
+        return result
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, f"{API}{path}", **options)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         if response.is_error:
             raise _refusal(response)
-        result: Json = response.json() if response.content else {}
-        return result
+        return response
 
     def _unreachable(self, error: httpx.HTTPError) -> ServiceError:
         return ServiceError(
@@ -399,6 +485,14 @@ def _read(path: Path, device: str) -> bytes:
             f"cannot read latency table {str(path)!r}: {error.strerror}; check the path, or measure one with:"
             f" onceforall profile RUN_FOLDER --device {device} --out FILE"
         ) from None
+
+
+def _pause_s(response: httpx.Response) -> float:
+    """Seconds after which the service wants to be asked again."""
+    try:
+        return max(float(response.headers["Retry-After"]), _RETRY_S)
+    except (KeyError, ValueError):  # none, or a date
+        return _RETRY_S
 
 
 def _refusal(response: httpx.Response) -> ServiceError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from service.folder import DataFolder
 from service.jobs import JobEngine
 from service.settings import Settings
+from service.storage import staging
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 
@@ -50,6 +51,8 @@ class Context:
         self.folder.hold()
         try:
             self.database.migrate()
+            if self.settings.embedded:  # nobody else stores anything: what is noted was left by a killed process
+                staging.sweep(self.database, self.artifacts, older_than_s=0.0)
             self.engine.start()
         except BaseException:
             self.stop()

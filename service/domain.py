@@ -200,17 +200,17 @@ class Latency:
 
 @dataclass(frozen=True)
 class SubnetRecord:
-    """A finished subnet.
+    """A finished network: a subnet that was cut from a supernet, or a network that was pruned.
 
     Attributes:
-        id: digest of the request and the config.
-        request_id: the request that it answers.
-        supernet_id: the supernet that it was cut from.
-        space: name of the search space.
-        config: its elastic choices, as `SubnetConfig.to_dict()`.
-        config_digest: `SubnetConfig.digest`.
-        predicted_accuracy: by the predictor, in [0, 1].
-        accuracy: measured on the held-out images after calibration, in [0, 1].
+        id: digest of the request and the config; of a pruned network, of its run.
+        request_id: the subnet request, or the pruning run, that it answers.
+        supernet_id: the supernet that it, or the subnet that was pruned, was cut from; empty: from none.
+        space: name of the search space; empty where there is no supernet.
+        config: its elastic choices, as `SubnetConfig.to_dict()`; of a pruned network its `resolution` alone.
+        config_digest: `SubnetConfig.digest`; of a pruned network, of its plan.
+        predicted_accuracy: by the predictor, in [0, 1]; None: it was pruned, and nothing predicts that.
+        accuracy: measured on the held-out images, in [0, 1].
         macs, params: counted on the real module.
         latencies: device -> latency.
         card: everything known about it.
@@ -223,7 +223,7 @@ class SubnetRecord:
     space: str
     config: Mapping[str, Any]
     config_digest: str
-    predicted_accuracy: float
+    predicted_accuracy: float | None
     accuracy: float
     macs: int
     params: int
@@ -231,6 +231,11 @@ class SubnetRecord:
     card: Mapping[str, Any]
     files: Mapping[str, StoredFile]
     created_at: str
+
+    @property
+    def pruned(self) -> bool:
+        """Whether it was pruned, not only cut out of a supernet."""
+        return self.predicted_accuracy is None
 
 
 @dataclass(frozen=True)

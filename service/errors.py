@@ -51,6 +51,10 @@ class DatabaseError(StorageError):
         self.told = told
 
 
+class LateError(StorageError):
+    """Files were stored so slowly that their space was freed meanwhile; try again."""
+
+
 class BusyError(OnceForAllError):
     """Too much is going on; try again later."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from importlib.util import find_spec
+from itertools import chain, combinations
 
 from service.callers import Caller, submit
 from service.context import Context
 from service.domain import SubnetRecord, digest_of
-from service.errors import Fault, FaultsError
+from service.errors import Fault, FaultsError, NotFoundError
+from service.storage import jobs, subnets
 
 EXPORT_SUBNET = "export_subnet"
 MADE_ON_DEMAND = {"onnx": "onnx", "pt2": "torch-export"}
@@ -46,10 +48,26 @@ def start(context: Context, caller: Caller, subnet: SubnetRecord, formats: Colle
     """Submit the job that makes a subnet's lacking formats; returns its id. The same formats are the same job.
 
     Raises:
+        NotFoundError: the subnet was deleted meanwhile.
         BusyError: too many jobs wait or run already.
     """
     wanted = lacking(subnet, formats)
-    job_id = digest_of({"export": subnet.id, "formats": list(wanted)})
+    job_id = _job_id(subnet.id, wanted)
     with context.database.session(exclusive=True) as session:
-        submit(context, session, caller, EXPORT_SUBNET, job_id, {"subnet": subnet.id, "formats": list(wanted)})
+        now = subnets.get_subnet(session, subnet.id)
+        if now is None:
+            raise NotFoundError(f"subnet {subnet.id[:12]} was deleted; ask for it again")
+        if lacking(now, wanted) or jobs.get(session, job_id) is None:  # otherwise they were made a moment ago
+            submit(context, session, caller, EXPORT_SUBNET, job_id, {"subnet": subnet.id, "formats": list(wanted)})
     return job_id
+
+
+def job_ids(subnet_id: str) -> list[str]:
+    """Ids of all jobs that may have made a subnet's formats."""
+    formats = sorted(MADE_ON_DEMAND)
+    chosen = chain.from_iterable(combinations(formats, count + 1) for count in range(len(formats)))
+    return [_job_id(subnet_id, wanted) for wanted in chosen]
+
+
+def _job_id(subnet_id: str, wanted: Collection[str]) -> str:
+    return digest_of({"export": subnet_id, "formats": list(wanted)})

@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from service.callers import Caller, submit
 from service.context import Context
 from service.domain import FrontRecord, FrontSpec, Job
@@ -54,14 +56,21 @@ def ask(context: Context, caller: Caller, supernet: str, device: str | None, met
     if front is not None:
         return FrontAnswer(spec, front, None)
     with context.database.session(exclusive=True) as session:
-        submit(context, session, caller, FIND_FRONT, spec.digest, {"spec": spec.to_dict()})
+        if fronts.get(session, spec.digest) is None:  # it was not there a moment ago
+            submit(context, session, caller, FIND_FRONT, spec.digest, {"spec": spec.to_dict()})
     return find(context, spec)
 
 
 def find(context: Context, spec: FrontSpec) -> FrontAnswer:
     """What is known about a front now."""
     with context.database.session() as session:
-        return FrontAnswer(spec, fronts.get(session, spec.digest), jobs.get(session, spec.digest))
+        job = jobs.get(session, spec.digest)  # first: of a job that has succeeded by now, the front is there
+        return FrontAnswer(spec, fronts.get(session, spec.digest), job)
+
+
+def under_way(session: Session) -> list[FrontSpec]:
+    """What the waiting and running jobs search."""
+    return [FrontSpec.from_dict(payload["spec"]) for payload in jobs.payloads_of_active(session, FIND_FRONT)]
 
 
 def read(context: Context, front: FrontRecord) -> bytes:

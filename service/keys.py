@@ -20,7 +20,7 @@ class Scope(StrEnum):
     """What a key may do.
 
     `read`: see and download what is there. `request`: start jobs, and end those that it started. `upload`: register
-    supernets, devices, latency tables. `admin`: all of these, end all jobs, and delete.
+    supernets, devices, latency tables, weights. `admin`: all of these, end all jobs, and delete.
     """
 
     READ = "read"

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from latency_tables import Budget
 from search import NoSubnetError
-from service import exports
-from service.callers import Caller, submit
+from service import offers
+from service.answers import Answer, Kind
+from service.callers import Caller
 from service.context import Context
-from service.domain import Job, JobState, SubnetRecord, SubnetRequest, SubnetSpec, SupernetRecord, utc_now
+from service.domain import SubnetRequest, SubnetSpec, SupernetRecord, utc_now
 from service.errors import Fault, FaultsError, InfeasibleError, NotFoundError
-from service.storage import devices, jobs, subnets, supernets
+from service.storage import devices, subnets, supernets
 from service.storage.subnets import Known
 
 MAKE_SUBNET = "make_subnet"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is known about a request.
-
-    Attributes:
-        request: the request.
-        job: what is under way for it, or what made the subnet.
-        subnet: the subnet, once it is there.
-        lacking: formats that were asked for and are not there yet.
-    """
-
-    request: SubnetRequest
-    job: Job | None
-    subnet: SubnetRecord | None
-    lacking: tuple[str, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything that was asked for is there."""
-        return self.subnet is not None and not self.lacking
+SUBNETS = Kind(MAKE_SUBNET, subnets.get_request, subnets.add_request)
 
 
 @dataclass(frozen=True)
@@ -57,12 +38,10 @@ class Wish:
     formats: tuple[str, ...] = ()
 
 
-def ask(context: Context, caller: Caller, wish: Wish) -> Answer:
-    """The subnet for a budget, or the job that makes it.
+def ask(context: Context, caller: Caller, wish: Wish) -> Answer[SubnetRequest]:
+    """The subnet for a budget, or the job that makes it; see `service.answers`.
 
-    Equal requests (the same supernet, budget, versions of the tables and seed) are one request and one job. A job that
-    failed or was cancelled is started anew. Formats that the subnet lacks are made by its job if that is submitted now,
-    otherwise by one of their own.
+    Equal requests are those of the same supernet, budget, versions of the tables and seed.
 
     Args:
         context: of the service.
@@ -76,57 +55,16 @@ def ask(context: Context, caller: Caller, wish: Wish) -> Answer:
         BusyError: too many jobs wait or run already.
     """
     spec = resolve(context, wish)
-    exports.require(wish.formats, "body.formats")
-    known = find(context, spec.digest)
-    if known is not None and known.subnet is not None:
-        return _with_formats(context, caller, known, wish.formats)
-    if known is not None and known.job is not None and not known.job.state.is_final:
-        _want(context, known.request.id, wish.formats)  # the job makes those that are wanted when it comes to them
-        return known
-    try:
-        context.searches.open(spec).check(wish.budget)
-    except NoSubnetError as error:
-        raise infeasible(error) from error
-    request = SubnetRequest(spec.digest, spec, None, utc_now())
-    with context.database.session(exclusive=True) as session:
-        if subnets.get_request(session, request.id) is None:
-            subnets.add_request(session, request)
-            session.flush()
-        subnets.want_formats(session, request.id, exports.MADE_ON_DEMAND.keys() & set(wish.formats))
-        submit(context, session, caller, MAKE_SUBNET, request.id, {"request": request.id})
-    answer = find(context, request.id)
-    assert answer is not None
-    return answer
 
+    def check() -> None:
+        search = context.searches.open(spec)
+        try:
+            search.check(wish.budget)
+        except NoSubnetError as error:
+            offer = offers.below(context, spec.supernet, search.absolute(wish.budget), wish.seed, error)
+            raise infeasible(error, offer) from error
 
-def find(context: Context, request_id: str, formats: Collection[str] = ()) -> Answer | None:
-    """What is known about a request; None when nobody asked for it.
-
-    Args:
-        context: of the service.
-        request_id: the request.
-        formats: those that are wanted.
-    """
-    with context.database.session() as session:
-        request = subnets.get_request(session, request_id)
-        if request is None:
-            return None
-        subnet = None if request.subnet_id is None else subnets.get_subnet(session, request.subnet_id)
-        lacking = () if subnet is None else exports.lacking(subnet, formats)
-        return Answer(request, jobs.get(session, request_id), subnet, lacking)
-
-
-def state_of(context: Context, job_id: str) -> JobState | None:
-    """Where a job stands; None when there is none."""
-    with context.database.session() as session:
-        job = jobs.get(session, job_id)
-    return None if job is None else job.state
-
-
-def with_job(context: Context, answer: Answer, job_id: str) -> Answer:
-    """An answer that tells of another job: the one that makes its formats."""
-    with context.database.session() as session:
-        return replace(answer, job=jobs.get(session, job_id))
+    return SUBNETS.ask(context, caller, SubnetRequest(spec.digest, spec, None, utc_now()), wish.formats, check)
 
 
 def identify(context: Context, wish: Wish) -> tuple[str, Known] | None:
@@ -183,21 +121,24 @@ def resolve(context: Context, wish: Wish) -> SubnetSpec:
     return _spec(context, record.id, chosen, wish)
 
 
-def get(context: Context, request_id: str) -> Answer:
+def get(context: Context, request_id: str) -> Answer[SubnetRequest]:
     """What is known about a request.
 
     Raises:
         NotFoundError: nobody asked for it.
     """
-    answer = find(context, request_id)
+    answer = SUBNETS.find(context, request_id)
     if answer is None:
         raise NotFoundError(f"no subnet request {request_id!r}; POST it to /api/v1/subnet-requests")
     return answer
 
 
-def infeasible(error: NoSubnetError) -> InfeasibleError:
-    """The search's refusal with its figures as plain JSON types."""
-    return InfeasibleError(str(error), error.to_dict())
+def infeasible(error: NoSubnetError, offer: Mapping[str, Any] | None) -> InfeasibleError:
+    """The search's refusal with its figures, and the pruning run that may do it nevertheless, as plain JSON types."""
+    if offer is None:
+        return InfeasibleError(str(error), error.to_dict())
+    step = f"; or prune the nearest one further: POST the offer's body to {offers.ADDRESS}"
+    return InfeasibleError(f"{error}{step}", error.to_dict() | {"offer": dict(offer)})
 
 
 def _spec(context: Context, supernet_id: str, chosen: Mapping[str, str], wish: Wish) -> SubnetSpec:
@@ -210,22 +151,6 @@ def _spec(context: Context, supernet_id: str, chosen: Mapping[str, str], wish: W
         population=settings.search_population,
         generations=settings.search_generations,
     )
-
-
-def _with_formats(context: Context, caller: Caller, known: Answer, formats: Collection[str]) -> Answer:
-    assert known.subnet is not None
-    lacking = exports.lacking(known.subnet, formats)
-    if not lacking:
-        return known
-    job_id = exports.start(context, caller, known.subnet, lacking)
-    return with_job(context, replace(known, lacking=lacking), job_id)
-
-
-def _want(context: Context, request_id: str, formats: Collection[str]) -> None:
-    wanted = exports.MADE_ON_DEMAND.keys() & set(formats)
-    if wanted:
-        with context.database.session(exclusive=True) as session:
-            subnets.want_formats(session, request_id, wanted)
 
 
 def _no_table(record: SupernetRecord, device: str, missing: str) -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TypeVar
 
+from service import exports
 from service.settings import Settings
 from service.storage import figures, staging
 from service.storage import retention as rows
@@ -25,7 +26,8 @@ LEAST_AGE = timedelta(hours=2)
 """Younger subnets stay, whatever the limits: their requests are just being answered and downloaded."""
 ORPHAN_AGE = timedelta(hours=24)
 """Default age at which a file that no row names is taken for lost."""
-_BATCH = 200
+_BATCH = 50
+"""Rows or files at a time: while one batch is chosen, nobody else can store."""
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 Item = TypeVar("Item")
 
@@ -56,7 +58,7 @@ class Cleaning:
     """What was removed, or would be.
 
     Attributes:
-        subnets: number of subnets, with their requests and jobs.
+        subnets: number of subnets and pruned networks, with their requests, runs and jobs.
         subnet_bytes: of their files; those that others share are counted, and stay.
         orphans: number of files that no row named.
         orphan_bytes: their size.
@@ -109,6 +111,8 @@ def clean(database: Database, artifacts: ArtifactStore, limits: Limits, *, dry_r
             f" that, not {limits.orphan_age}"
         )
     count, size = _clean_subnets(database, artifacts, limits, dry_run=dry_run)
+    if limits.age is not None and not dry_run:
+        _forget_ended(database, artifacts, limits.age)
     orphans = orphan_bytes = unfinished = 0
     if limits.orphan_age is not None:
         before = datetime.now(UTC) - limits.orphan_age
@@ -186,11 +190,24 @@ def _clean_subnets(database: Database, artifacts: ArtifactStore, limits: Limits,
             count, size = count + len(batch), size + sum(row.size_bytes for row in batch)
             continue
         with database.session(exclusive=True) as session:
-            gone = [(row, files) for row in batch if (files := rows.delete_subnet(session, row.id)) is not None]
+            found = [(row, rows.delete_subnet(session, row.id, exports.job_ids(row.id))) for row in batch]
+            gone = [(row, files) for row, files in found if files is not None]
             ticket = staging.leave(session, {digest for _, files in gone for digest in files})
         staging.sweep(database, artifacts, tickets=[ticket])
         count, size = count + len(gone), size + sum(row.size_bytes for row, _ in gone)
     return count, size
+
+
+def _forget_ended(database: Database, artifacts: ArtifactStore, age: timedelta) -> None:
+    """Rows of what came to nothing, of jobs whose products stay, and weights that were uploaded for pruning runs."""
+    before = _text(datetime.now(UTC) - max(age, LEAST_AGE))
+    while True:
+        with database.session(exclusive=True) as session:
+            count, lost = rows.forget_ended(session, before, _BATCH)
+            ticket = staging.leave(session, lost)
+        staging.sweep(database, artifacts, tickets=[ticket])
+        if not count:
+            return
 
 
 def _clean_orphans(database: Database, artifacts: ArtifactStore, before: datetime, *, dry_run: bool) -> tuple[int, int]:
@@ -199,14 +216,11 @@ def _clean_orphans(database: Database, artifacts: ArtifactStore, before: datetim
     old = (entry for entry in artifacts.entries() if entry.modified < before and entry.sha256 not in used)
     count = size = 0
     for batch in _batches(old):
-        lost = batch
+        lost = {entry.sha256 for entry in batch}
         if not dry_run:
-            with database.session(exclusive=True) as session:  # nobody announces or removes a file meanwhile
-                used = staging.in_use(session)
-                lost = [entry for entry in batch if entry.sha256 not in used]
-                for entry in lost:
-                    artifacts.delete(entry.sha256)
-        count, size = count + len(lost), size + sum(entry.size_bytes for entry in lost)
+            lost = staging.remove_unused(database, artifacts, lost)
+        count += len(lost)
+        size += sum(entry.size_bytes for entry in batch if entry.sha256 in lost)
     return count, size
 
 

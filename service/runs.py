@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sqlalchemy.orm import Session
+
 from latency_tables.budget import NAME_PATTERN
 from service.context import Context
-from service.domain import SupernetRecord, canonical_json, digest_of, utc_now
+from service.domain import SupernetRecord, canonical_json, digest_of, is_digest, utc_now
 from service.errors import ConflictError, Fault, FaultsError, NotFoundError
 from service.folder import temporary_folder
-from service.storage import fronts, staging, subnets, supernets
+from service.fronts import under_way
+from service.storage import fronts, pruning_runs, staging, subnets, supernets
 from service.storage.artifacts import CHUNK, ArtifactStore, stored_file
+from service.storage.database import Database
 from service.tensorfile import check_tensor_file
 from service.verify import verify_run
 from supernet.errors import CheckpointError, ConfigError, writing
@@ -59,9 +63,8 @@ def register(context: Context, name: str, files: Mapping[str, BinaryIO]) -> tupl
         supernet_id = digest_of({path: sha256_file(folder / path) for path in PARTS.values()})
         with context.database.session() as session:
             known = _known(supernets.get(session, supernet_id), supernets.get(session, name), supernet_id, name)
-        if known is not None:
-            return known, False
-        verify_run(folder, memory_bytes=context.settings.job_memory_bytes)
+        if known is None:
+            verify_run(folder, memory_bytes=context.settings.job_memory_bytes)
         files_in_folder = {path: stored_file(folder / path, name=Path(path).name) for path in PARTS.values()}
         record = SupernetRecord(
             supernet_id,
@@ -73,17 +76,20 @@ def register(context: Context, name: str, files: Mapping[str, BinaryIO]) -> tupl
             files_in_folder,
             utc_now(),
         )
-        ticket = staging.note(
-            context.database, [file.sha256 for file in files_in_folder.values()], process=context.process
-        )
-        for path, file in files_in_folder.items():
+        digests = [file.sha256 for file in files_in_folder.values()]
+        ticket = staging.note(context.database, digests, process=context.process)
+        for path, file in files_in_folder.items():  # of a known run too: that heals what was altered or is gone
             context.artifacts.put_file(folder / path, name=file.name)
-        with context.database.session(exclusive=True) as session:
-            staging.settle(session, ticket)
+
+        def insert(session: Session) -> bool:
+            nonlocal known
             known = _known(supernets.get(session, supernet_id), supernets.get(session, name), supernet_id, name)
             if known is None:
                 supernets.add(session, record)
-    return (record, True) if known is None else (known, False)
+            return known is None
+
+        new = staging.enter(context.database, context.artifacts, ticket, digests, insert)
+    return known or record, new
 
 
 def check_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,7 +165,9 @@ def delete(context: Context, supernet_id: str) -> None:
         record = supernets.get(session, supernet_id)
         if record is None:
             raise NotFoundError(f"no supernet {supernet_id!r}; see /api/v1/supernets for those that exist")
-        if any(spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session)):
+        active = (spec["supernet"] == record.id for spec in subnets.specs_of_active_jobs(session))
+        searched = {spec.supernet for spec in under_way(session)}
+        if any(active) or record.id in searched | pruning_runs.read_by_active(session):
             raise ConflictError(f"supernet {record.name!r} has waiting or running jobs; cancel them, or wait")
         supernets.delete(session, record.id)
         lost = {file.sha256 for file in record.files.values()} | fronts.delete_of(session, record.id)
@@ -183,6 +191,22 @@ def materialise(artifacts: ArtifactStore, record: SupernetRecord, cache: Path) -
             if not target.is_dir():  # otherwise another job was faster
                 raise
     return target
+
+
+def forget_deleted(database: Database, cache: Path) -> int:
+    """Remove the folders that `materialise` made of supernets which were deleted since, by whatever process.
+
+    Returns:
+        Number of folders that were removed.
+    """
+    found = [path for path in cache.glob("*") if is_digest(path.name)]  # first: rows are older than their folders
+    if not found:
+        return 0
+    with database.session() as session:
+        gone = [path for path in found if supernets.identify(session, path.name) is None]
+    for path in gone:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(gone)
 
 
 def _check_upload(name: str, files: Mapping[str, BinaryIO]) -> None:

@@ -47,6 +47,8 @@ class Searches:
             record = supernets.get(session, supernet_id)
         if record is None:
             raise NotFoundError(f"supernet {supernet_id[:12]} was deleted; register its run again")
+        if not (self._cache / record.id).is_dir():  # now and then, and never while somebody waits for one that is there
+            runs.forget_deleted(self._database, self._cache)
         return record, runs.materialise(self._artifacts, record, self._cache)
 
     def open(self, spec: SubnetSpec) -> EvolutionarySearch:

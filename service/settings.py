@@ -37,6 +37,7 @@ class Settings(BaseSettings):
         max_table_bytes: cap on an uploaded latency table.
         max_upload_bytes: cap on an uploaded run, all files together.
         max_uploads: runs that are uploaded at a time; one more answers 429.
+        max_weights_bytes: cap on the weights that a pruning run is asked for with.
         max_active_jobs: jobs that may wait or run; one more answers 429.
         max_event_streams: open event streams, and requests that wait for a job; one more answers 429.
         max_requests: requests that are served at a time; one more answers 429.
@@ -51,6 +52,15 @@ class Settings(BaseSettings):
             other and take 20 times as long as one.
         job_timeout_s: seconds after which a job's child process is killed.
         job_memory_bytes: address space of a child process.
+        prune_workers: pruning runs that go on at a time, each in a child process of its own beside those of
+            `job_workers`; 0: this host does none.
+        prune_timeout_s: seconds after which a pruning run's child process is killed; asked for again, the run goes on
+            from where it was.
+        prune_max_epochs: cap on the epochs of a pruning run.
+        prune_max_resolution: cap on the side of a pruned network's input, pixels.
+        prune_max_params: cap on the parameters of a network to prune.
+        data_sets: folder of data sets that pruning runs may name besides the digits. In it, `cifar10` and
+            `fashion-mnist` hold these sets' own files, and any other folder a folder of images a class. None: no more.
         search_population, search_generations: size of a request's evolutionary search.
         front_population, front_generations: size of the search for a front.
         log_format: "json": one object a line; "console": words; "auto": words where standard error is a terminal.
@@ -76,6 +86,7 @@ class Settings(BaseSettings):
     max_table_bytes: int = Field(default=4 * MiB, gt=0)
     max_upload_bytes: int = Field(default=2 * GiB, gt=0)
     max_uploads: int = Field(default=4, gt=0)
+    max_weights_bytes: int = Field(default=512 * MiB, gt=0)
     max_active_jobs: int = Field(default=64, gt=0)
     max_event_streams: int = Field(default=64, gt=0)
     max_requests: int = Field(default=512, gt=0)
@@ -88,6 +99,12 @@ class Settings(BaseSettings):
     job_threads: int = Field(default=1, gt=0, le=256)
     job_timeout_s: float = Field(default=600.0, gt=0)
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)
+    prune_workers: int = Field(default=1, ge=0, le=64)
+    prune_timeout_s: float = Field(default=14400.0, gt=0)
+    prune_max_epochs: int = Field(default=100, ge=1)
+    prune_max_resolution: int = Field(default=256, ge=8)
+    prune_max_params: int = Field(default=200_000_000, ge=1)
+    data_sets: Path | None = None
     search_population: int = Field(default=100, ge=4, le=100_000)
     search_generations: int = Field(default=500, ge=1)
     front_population: int = Field(default=500, ge=4, le=100_000)

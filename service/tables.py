@@ -7,13 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
+from sqlalchemy.orm import Session
+
 from latency_tables import LatencyTable, parse_table
 from latency_tables.outliers import outliers
+from service import fronts
 from service.context import Context
 from service.domain import Device, StoredFile, TableRecord, utc_now
 from service.errors import ConflictError, NotFoundError
 from service.folder import temporary_folder
-from service.storage import devices, staging, subnets
+from service.storage import devices, staging, uses
 from service.storage.artifacts import ArtifactStore
 from supernet.errors import TableError
 from supernet.spaces import get_space
@@ -85,16 +88,17 @@ def delete(context: Context, table_id: str) -> None:
     """Remove a table that has missing rows or that nothing was priced with; nothing happens where there is none.
 
     Raises:
-        ConflictError: a subnet or a request refers to it.
+        ConflictError: a subnet, a request or a front refers to it.
     """
     with context.database.session(exclusive=True) as session:
         record = devices.get_table(session, table_id)
         if record is None:
             return
-        if not record.missing and subnets.priced_with(session, table_id):
+        searched = (table for spec in fronts.under_way(session) for table in spec.tables.values())
+        if not record.missing and (uses.prices(session, table_id) or table_id in searched):
             raise ConflictError(
-                f"requests were priced with table {table_id[:12]} of {record.device!r}, so it stays; upload a newer"
-                " version, which then prices new ones"
+                f"requests or fronts were priced with table {table_id[:12]} of {record.device!r}, so it stays; upload a"
+                " newer version, which then prices new ones"
             )
         devices.delete_table(session, table_id)
         ticket = staging.leave(session, [record.content.sha256])
@@ -121,26 +125,30 @@ def _register(
         format=format,
         created_at=utc_now(),
     )
-    sha256 = hashlib.sha256(data).hexdigest()
-    ticket = None
-    if not dry_run:
-        ticket = staging.note(context.database, [sha256], process=context.process)
-        context.artifacts.put_bytes(data, name="latency table")
-    with context.database.session(exclusive=True) as session:
-        if ticket is not None:
-            staging.settle(session, ticket)
-        known = devices.get_table(session, record.id)
-        if known is None:
+    if dry_run:
+        with context.database.session() as session:
+            known = devices.get_table(session, record.id)
             version = devices.next_version(session, device.name)
-            content = StoredFile(f"{device.name}-v{version}.{format}", sha256, len(data))
-            record = replace(record, version=version, content=content)
-            if not dry_run:
-                devices.add_table(session, record)
-        elif ticket is not None:  # the same table, perhaps written in another way
-            ticket = staging.leave(session, [sha256])
-    if known is not None and ticket is not None:
-        staging.sweep(context.database, context.artifacts, tickets=[ticket])
-    return RegisteredTable(known or record, *notes, stored=known is None and not dry_run)
+        return RegisteredTable(known or replace(record, version=version), *notes, stored=False)
+    sha256 = hashlib.sha256(data).hexdigest()
+    ticket = staging.note(context.database, [sha256], process=context.process)
+    context.artifacts.put_bytes(data, name="latency table")
+    found = record
+
+    def insert(session: Session) -> bool:
+        nonlocal found
+        known = devices.get_table(session, record.id)
+        if known is not None:  # the same table, perhaps written in another way
+            found = known
+            return False
+        version = devices.next_version(session, device.name)
+        content = StoredFile(f"{device.name}-v{version}.{format}", sha256, len(data))
+        found = replace(record, version=version, content=content)
+        devices.add_table(session, found)
+        return True
+
+    stored = staging.enter(context.database, context.artifacts, ticket, [sha256], insert)
+    return RegisteredTable(found, *notes, stored=stored)
 
 
 def find_device(context: Context, name: str) -> Device:

@@ -49,7 +49,7 @@ def needed(method: str, path: str) -> KeyScope | None:
         return KeyScope.READ
     if method == "DELETE":
         return KeyScope.ADMIN
-    if path.startswith((f"{API}/subnet-requests", f"{API}/jobs", "/jobs")):
+    if path.startswith((f"{API}/subnet-requests", f"{API}/pruning-runs", f"{API}/jobs", "/jobs")):
         return KeyScope.REQUEST
     return KeyScope.UPLOAD
 

@@ -182,5 +182,15 @@ def _problem_schema() -> dict[str, Any]:
             },
             "tightest": {"type": "object", "description": "of an infeasible budget: the limit that is hardest to meet"},
             "nearest": {"type": "object", "description": "of an infeasible budget: the subnet that misses it least"},
+            "offer": {
+                "type": "object",
+                "description": "of an infeasible budget: the pruning run that may meet it, to be POSTed as it is",
+                "required": ["url", "body", "note"],
+                "properties": {
+                    "url": {"type": "string"},
+                    "body": {"$ref": "#/components/schemas/PruningRunIn"},
+                    "note": {"type": "string"},
+                },
+            },
         },
     }

@@ -10,14 +10,14 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from latency_tables.budget import NAME_PATTERN
-from service import fronts, requests
+from service import fronts
 from service.api import API
 from service.api.dependencies import CallerDep, ContextDep
 from service.api.downloads import matches, representation_headers
 from service.api.openapi import PREFER, problems
 from service.api.rendered import Rendered
 from service.api.schemas import FrontOut, Incoming
-from service.api.waiting import applied, wait_for, wished
+from service.api.waiting import applied, until_ended, wait_for, wished
 from service.context import Context
 from service.fronts import METRICS, FrontAnswer
 
@@ -64,16 +64,14 @@ async def show(
     answer = await run_in_threadpool(fronts.ask, context, caller, query.supernet, query.device, query.metric)
     seconds = wished(request, context)
     headers = {}
-    if answer.front is None and answer.job is not None and seconds is not None:
-        job_id = answer.job.id
-
-        def ended() -> bool:
-            state = requests.state_of(context, job_id)
-            return state is None or state.is_final
-
-        if await wait_for(request, context, ended, seconds):
-            headers = applied(seconds)
-            answer = await run_in_threadpool(fronts.find, context, answer.spec)
+    if (
+        answer.front is None
+        and answer.job is not None
+        and seconds is not None
+        and await wait_for(request, context, until_ended(context, answer.job.id), seconds)
+    ):
+        headers = applied(seconds)
+        answer = await run_in_threadpool(fronts.find, context, answer.spec)
     if answer.front is None:
         headers |= {"Retry-After": str(_RETRY_S), "Location": f"{API}/jobs/{answer.spec.digest}"}
         return Response(_pending(answer), 202, headers, media_type="application/json")

@@ -52,10 +52,11 @@ class PageQuery(Incoming):
 
 
 class SubnetQuery(PageQuery):
-    """Which subnets, in which order. `latency_ms` is the predicted one and needs `device`."""
+    """Which subnets and pruned networks, in which order. `latency_ms` is the predicted one and needs `device`."""
 
     sort: str = Field(default="-created_at", max_length=40, examples=["-accuracy"])
     supernet: str | None = Field(default=None, max_length=64)
+    pruned: bool | None = Field(default=None, description="pruned networks alone, or none of them")
     device: str | None = Field(default=None, pattern=NAME_PATTERN)
     accuracy_gte: float | None = Field(default=None, alias="accuracy.gte", ge=0, le=1)
     predicted_accuracy_gte: float | None = Field(default=None, alias="predicted_accuracy.gte", ge=0, le=1)
@@ -330,9 +331,14 @@ class FileOut(BaseModel):
 
 
 class SubnetBriefOut(BaseModel):
-    """A finished subnet as lists have it: without its card. What was predicted and what was measured stand apart."""
+    """A finished subnet as lists have it: without its card. What was predicted and what was measured stand apart.
+
+    Of a pruned network, `request` is its pruning run, `supernet` and `space` are those of the subnet that was pruned
+    (empty where it was none), `config` says its `resolution` alone, and `predicted.accuracy` is null.
+    """
 
     id: str
+    pruned: bool
     request: str
     supernet: str
     space: str
@@ -356,6 +362,7 @@ class SubnetBriefOut(BaseModel):
         card = record.card
         return {
             "id": record.id,
+            "pruned": record.pruned,
             "request": record.request_id,
             "supernet": record.supernet_id,
             "space": record.space,

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from latency_tables import Budget
 from service import requests
-from service.api import API
+from service.answers import Answer
+from service.api.answered import answered
 from service.api.dependencies import JSON_BODY, CallerDep, ContextDep, DigestPath
 from service.api.idempotency import IdempotentRoute
 from service.api.openapi import IDEMPOTENCY_KEY, PREFER, problems
 from service.api.rendered import Rendered
 from service.api.schemas import SubnetRequestIn, SubnetRequestOut
-from service.api.waiting import applied, wait_for, wished
 from service.context import Context
+from service.domain import SubnetRequest
 from service.errors import Fault, FaultsError
-from service.requests import Answer, Wish
+from service.requests import Wish
 from supernet.errors import ConfigError
 
 router = APIRouter(prefix="/subnet-requests", tags=["subnet requests"], route_class=IdempotentRoute)
@@ -48,18 +46,7 @@ async def ask(request: Request, context: ContextDep, caller: CallerDep, body: Su
     if known is not None:
         return Response(known, media_type="application/json")
     answer = await to_thread.run_sync(requests.ask, context, caller, wish, limiter=threads.new)
-    headers = {}
-    seconds = wished(request, context)
-    if not answer.complete and seconds is not None:
-        ended = _ended(context, answer)
-        if await wait_for(request, context, ended, seconds):
-            headers = applied(seconds)
-            answer = await run_in_threadpool(_again, context, answer, wish)
-    if answer.complete:
-        return Response(_render(answer), 200, headers, media_type="application/json")
-    assert answer.job is not None
-    headers["Location"] = f"{API}/jobs/{answer.job.id}"
-    return Response(_render(answer), 202, headers, media_type="application/json")
+    return await answered(request, context, answer, requests.SUBNETS, wish.formats, _render)
 
 
 @router.get("/{request}", responses=problems(404, 422))
@@ -77,11 +64,13 @@ class Threads:
     Attributes:
         known: a look-up takes a millisecond.
         new: a check of the budget takes some 30.
+        opening: a network to prune is opened in a process of its own, which takes seconds and 500 MB.
     """
 
-    def __init__(self, known: int = 4, new: int = 4) -> None:
+    def __init__(self, known: int = 4, new: int = 4, opening: int = 1) -> None:
         self.known = CapacityLimiter(known)
         self.new = CapacityLimiter(new)
+        self.opening = CapacityLimiter(opening)
 
 
 def _wish(body: SubnetRequestIn) -> Wish:
@@ -108,24 +97,5 @@ def _known(context: Context, rendered: Rendered, wish: Wish) -> bytes | None:
     return rendered.get_or_make(("request", request_id), state, make)
 
 
-def _render(answer: Answer) -> bytes:
+def _render(answer: Answer[SubnetRequest]) -> bytes:
     return SubnetRequestOut.of(answer.request, answer.job, answer.subnet).model_dump_json().encode()
-
-
-def _ended(context: Context, answer: Answer) -> Callable[[], bool]:
-    job_id = answer.request.id if answer.job is None else answer.job.id
-
-    def ended() -> bool:
-        state = requests.state_of(context, job_id)
-        return state is None or state.is_final
-
-    return ended
-
-
-def _again(context: Context, before: Answer, wish: Wish) -> Answer:
-    """The answer now; it keeps the job that was waited for, so that a failed one can be told."""
-    answer = requests.find(context, before.request.id, wish.formats)
-    assert answer is not None
-    if before.job is None or before.job.id == before.request.id or answer.complete:
-        return answer
-    return requests.with_job(context, answer, before.job.id)

@@ -7,17 +7,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from service import exports, requests
+from service import exports
 from service.api import API
 from service.api.dependencies import CallerDep, CheckedDep, ContextDep, DigestPath
 from service.api.downloads import BINARY, file_response
 from service.api.openapi import CONDITIONS, ETAG, PREFER, problems
 from service.api.rendered import Rendered
 from service.api.schemas import JobOut, PageOut, SubnetBriefOut, SubnetOut, SubnetQuery
-from service.api.waiting import applied, wait_for, wished
+from service.api.waiting import applied, until_ended, wait_for, wished
 from service.context import Context
 from service.domain import SubnetRecord
-from service.errors import NotFoundError
+from service.errors import Fault, FaultsError, NotFoundError
 from service.storage import jobs, subnets, supernets
 
 router = APIRouter(prefix="/subnets", tags=["subnets"])
@@ -26,6 +26,8 @@ _MEDIA_TYPES = {
     "safetensors": BINARY,
     "config": "application/json",
     "card": "application/json",
+    "plan": "application/json",
+    "masks": BINARY,
     "onnx": BINARY,
     "pt2": BINARY,
 }
@@ -39,7 +41,11 @@ _FILE: dict[str, Any] = {
 
 @router.get("", response_model=PageOut[SubnetBriefOut], responses=problems(422))
 def browse(request: Request, context: ContextDep, query: Annotated[SubnetQuery, Query()]) -> Response:
-    """Subnets that pass the filters; `accuracy` is the measured one, `latency_ms` the predicted one on `device`."""
+    """Subnets and pruned networks that pass the filters.
+
+    `accuracy` is the measured one, `latency_ms` the predicted one on `device`. Nothing predicts the accuracy of a
+    pruned network: it is null there, and the order by it leaves them out.
+    """
     at_least = {"accuracy": query.accuracy_gte, "predicted_accuracy": query.predicted_accuracy_gte}
     at_most = {"macs": query.macs_lte, "params": query.params_lte, "latency_ms": query.latency_ms_lte}
     with context.database.session() as session:
@@ -51,6 +57,7 @@ def browse(request: Request, context: ContextDep, query: Annotated[SubnetQuery, 
             sort=query.sort,
             device=query.device,
             supernet=query.supernet if supernet is None else supernet[0],
+            pruned=query.pruned,
             at_least={name: bound for name, bound in at_least.items() if bound is not None},
             at_most={name: bound for name, bound in at_most.items() if bound is not None},
         )
@@ -90,10 +97,11 @@ async def download(
     caller: CallerDep,
     checked: CheckedDep,
     subnet: DigestPath,
-    format: Literal["safetensors", "config", "card", "onnx", "pt2"] = "safetensors",
+    format: Literal["safetensors", "config", "card", "plan", "masks", "onnx", "pt2"] = "safetensors",
 ) -> Response:
     """One of the subnet's files. `onnx` and `pt2` are made when they are asked for first, and kept.
 
+    A pruned network has no `config` but a `plan`, `masks` where single columns or weights have gone, and `pt2` always.
     The answer waits for that up to 20 s, or as long as `Prefer: wait=` says, and is 202 then.
     """
     record = await run_in_threadpool(_find, context, subnet)
@@ -102,15 +110,14 @@ async def download(
     if format not in record.files:
         if request.method == "HEAD":
             raise NotFoundError(f"subnet {subnet!r} has no file {format!r} yet; GET makes it")
+        if format not in exports.MADE_ON_DEMAND:
+            there = ", ".join([*record.files, *exports.lacking(record, exports.MADE_ON_DEMAND)])
+            raise FaultsError([Fault("query.format", f"this one has no file {format!r}; allowed: {there}")])
         exports.require([format], "query.format")
         job_id = await run_in_threadpool(exports.start, context, caller, record, [format])
         seconds = wished(request, context)
-
-        def ended() -> bool:
-            state = requests.state_of(context, job_id)
-            return state is None or state.is_final
-
-        if await wait_for(request, context, ended, _WAIT_S if seconds is None else seconds) and seconds is not None:
+        patience = _WAIT_S if seconds is None else seconds
+        if await wait_for(request, context, until_ended(context, job_id), patience) and seconds is not None:
             headers |= applied(seconds)
         record = await run_in_threadpool(_find, context, subnet)
         if format not in record.files:

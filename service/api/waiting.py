@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
+from service.answers import state_of
 from service.context import Context
 
 _FIRST_S, _LAST_S, _GROWTH = 0.02, 0.25, 1.3
@@ -48,6 +49,16 @@ async def wait_for(request: Request, context: Context, ended: Callable[[], bool]
     finally:
         state.event_streams -= 1
     return True
+
+
+def until_ended(context: Context, job_id: str) -> Callable[[], bool]:
+    """For `wait_for`: whether a job has ended, or is none."""
+
+    def ended() -> bool:
+        state = state_of(context, job_id)
+        return state is None or state.is_final
+
+    return ended
 
 
 def applied(seconds: float) -> dict[str, str]:

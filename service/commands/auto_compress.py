@@ -14,8 +14,6 @@ from service.commands.output import Json, Threads, prepare_torch, print_json, pr
 from service.commands.prune_options import CARD, Keep, LatencyFile, Model, Programs, Size, input_side, open_network
 from supernet.errors import ConfigError, MissingPackageError
 
-MASKS = "masks.safetensors"
-
 
 def auto_compress(
     model: Model,
@@ -59,16 +57,13 @@ def auto_compress(
     AutoCompress: per-layer rates are searched by annealing, weights are trained towards the chosen structure (ADMM),
     what has become useless is purified away, and the compact network is trained on. Killed, it goes on by --resume.
     """
-    import torch
-
-    from pruning import CompressionSettings, ImageLoop, UnitLatencies, save_compact
-    from pruning import auto_compress as compress
+    from pruning import CompressionSettings, UnitLatencies
     from pruning.admm import AdmmSettings
     from pruning.annealing import AnnealingSettings
     from pruning.autocompress import Progress
+    from pruning.compression_report import CompressionReport
     from pruning.compression_state import STATE
-    from supernet.files import sha256_file, write_json
-    from supernet.tensors import save_tensors
+    from service.prune_recipes import Workpiece, compress, save
     from supernet.training.data import FolderOptions, load_data
 
     settings = CompressionSettings(
@@ -102,17 +97,7 @@ def auto_compress(
     if images.skipped:
         typer.echo(named_files("left out", images.skipped), err=True)
     net, own = open_network(model, weights, len(images.class_names), seed)
-    normalisation = own or images.normalisation()
-    loop = ImageLoop(
-        images,
-        resolution=side,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        normalisation=normalisation,
-    )
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    table = UnitLatencies.load(latencies) if latencies else None
+    piece = Workpiece(model, net, images, side, own or images.normalisation())
     with ExitStack() as stack:
         bars: dict[tuple[int, str], Any] = {}
 
@@ -125,38 +110,23 @@ def auto_compress(
                 )
             bars[stage](progress.done, progress.total)
 
-        found = compress(
-            net,
-            loop,
+        pruned = compress(
+            piece,
+            settings,
             target,
-            example_inputs=example,
-            settings=settings,
             folder=out,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
             keep=keep or (),
-            latencies={table.device: table} if table else None,
+            table=UnitLatencies.load(latencies) if latencies else None,
             progress=(lambda progress: None) if as_json else show,
         )
-    report = found.report
-    card: dict[str, Any] = {
-        "format": 1,
-        "method": "auto-compress",
-        "model": model,
-        "resolution": side,
-        "num_classes": len(images.class_names),
-        "class_names": list(images.class_names),
-        "mean": list(normalisation.mean),
-        "std": list(normalisation.std),
-        "data": {"name": images.name, "digest": images.digest},
-        **report.to_dict(),
-    }
-    if found.plan is not None:
-        files = save_compact(out, found.model, found.plan, example, formats=format or ["torch-export"])
-        save_tensors(out / MASKS, found.masks)
-        card["sha256"] = {path.name: sha256_file(path) for path in [*files, out / MASKS]}
-    write_json(out / CARD, card)  # last: it vouches for the others
+    card = pruned.card
+    save(out, pruned, piece.example, format or ["torch-export"], card)
     (out / STATE).unlink(missing_ok=True)
     if as_json:
         print_json(card | {"folder": str(out)})
         return
-    typer.echo(str(report))
+    typer.echo(str(CompressionReport.from_dict(card)))
     typer.echo(f"-> {out} (see {CARD}; every round's network is in its own folder)")

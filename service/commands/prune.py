@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -66,10 +66,9 @@ def oto(
     """
     import torch
 
-    from pruning import UnitLatencies, ZeroInvariantGroups, construct_subnet, save_compact
-    from pruning.training import EVALUATION_BATCH, RATES, PruningSettings, predictions, train_and_prune
-    from supernet.evaluation import standard_error
-    from supernet.files import sha256_file, write_json
+    from pruning import UnitLatencies
+    from pruning.training import RATES, PruningSettings
+    from service.prune_recipes import Workpiece, save, train_and_cut
     from supernet.training.data import FolderOptions, load_data
 
     settings = PruningSettings(
@@ -106,68 +105,25 @@ def oto(
     if images.skipped:
         typer.echo(named_files("left out", images.skipped), err=True)
     net, own = open_network(model, weights, len(images.class_names), seed)
-    normalisation = own or images.normalisation()
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    groups = ZeroInvariantGroups(net, example, keep=keep or ())
-    table = UnitLatencies.load(latencies) if latencies else None
+    piece = Workpiece(model, net, images, side, own or images.normalisation())
     with progress_bar("pruning") as show:
-        steered = train_and_prune(
-            groups,
-            images,
+        pruned = train_and_cut(
+            piece,
             settings,
-            resolution=side,
-            normalisation=normalisation,
-            device=device,
-            latencies={table.device: table.of(groups.sets)} if table else None,
             state=state,
+            device=device,
+            keep=keep or (),
+            table=UnitLatencies.load(latencies) if latencies else None,
             progress=lambda done, total, loss: None if as_json else show(done, total),
         )
-    net.to("cpu").eval()
-    compact, plan = construct_subnet(net, groups)
-
-    def measure(part: str) -> dict[str, Any]:
-        batches_of = images.test_batches if part == "test" else images.holdout_batches
-        (ours, right), (full, _) = (
-            predictions(of, batches_of(EVALUATION_BATCH), resolution=side, normalisation=normalisation)
-            for of in (compact, net)
-        )
-        correct = int((ours == right).sum())
-        return {
-            "total": len(right),
-            "correct": correct,
-            "accuracy": correct / len(right),
-            "standard_error": standard_error(correct / len(right), len(right)),
-            "predictions_that_differ_from_the_pruned_networks": int((ours != full).sum()),
-        }
-
-    measured = {part: measure(part) for part in ("holdout", "test")}
-    card = {
-        "format": 1,
-        "model": model,
-        "resolution": side,
-        "num_classes": len(images.class_names),
-        "class_names": list(images.class_names),
-        "mean": list(normalisation.mean),
-        "std": list(normalisation.std),
-        "data": {"name": images.name, "digest": images.digest},
-        "settings": {name: getattr(settings, name) for name in settings.__dataclass_fields__},
-        "target": str(steered.target),
-        "met_by_step": steered.end_step,
-        "steps": steered.steps,
-        "costs": {name: cost for name, cost in steered.costs.items() if name != "units"},
-        "dense": {"macs": plan.full_macs, "params": plan.full_params},
-        "units": {"kept": sum(plan.units.values()), "of": len(groups)},
-        "equality": {"largest_error": plan.error, "signal": plan.signal, "form": plan.form},
-        "measured": measured,
-    }
-    files = save_compact(out, compact, plan, example, formats=format or ["torch-export"])
-    card["sha256"] = {path.name: sha256_file(path) for path in files}
-    write_json(out / CARD, card)  # last: it vouches for the others
+    card, plan = pruned.card, pruned.plan
+    assert plan is not None
+    save(out, pruned, piece.example, format or ["torch-export"], card)
     state.unlink(missing_ok=True)
     if as_json:
         print_json(card | {"folder": str(out)})
         return
-    test = measured["test"]
+    test = card["measured"]["test"]
     typer.echo(
         f"{card['target']} met by step {card['met_by_step']} of {card['steps']}: {millions(plan.macs)} MACs "
         f"({percent(plan.macs / plan.full_macs)}), {millions(plan.params)} parameters "

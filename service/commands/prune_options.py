@@ -47,32 +47,14 @@ def open_network(
         classes: outputs that it must have; None: a subnet's own, else 10.
         seed: of random weights.
     """
-    import torch
-
-    from supernet.subnet_file import load_normalisation, load_subnet
-    from supernet.tensors import load_into, load_tensors
+    from service.networks import architectures, open_architecture, open_subnet
 
     if Path(model).is_dir():
         if weights is not None:
             raise ConfigError(f"the subnet in {model!r} has its own weights; leave --weights out")
-        subnet = load_subnet(model)
-        if classes not in (None, subnet.num_classes):
-            raise ConfigError(
-                f"{classes} classes, but the subnet in {model!r} has {subnet.num_classes}; choose the "
-                "data set that it was trained on"
-            )
-        return subnet, load_normalisation(Path(model))
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if model not in known:
+        return open_subnet(Path(model), classes)
+    if model not in (known := architectures()):
         raise ConfigError(
             f"{model!r} is neither a folder of a subnet nor a classifier of torchvision; allowed: {', '.join(known)}"
         )
-    # Heads that only help to train have outputs of their own, which neither this loop nor a compact network needs.
-    plain = {"aux_logits": False} if model in ("googlenet", "inception_v3") else {}
-    torch.manual_seed(seed)
-    net = models.get_model(model, weights=None, num_classes=classes or 10, **plain)
-    if weights is not None:
-        load_into(net, load_tensors(weights), repr(str(weights)))
-    return net, None
+    return open_architecture(model, classes or 10, weights=weights, seed=seed), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,10 +43,35 @@ def check(
             f" without a row: {len(found.orphans)}"
         )
         for digest, owner in found.missing:
-            typer.echo(f"missing: {digest} of {owner}; bring it back from a backup")
+            typer.echo(f"missing: {digest} of {owner}; bring it back with: onceforall storage repair BACKUP")
         for digest in found.altered or ():
-            typer.echo(f"altered: {digest}; bring it back from a backup")
+            typer.echo(f"altered: {digest}; bring it back with: onceforall storage repair BACKUP")
     if found.missing or found.altered:
+        raise typer.Exit(1)
+
+
+@storage.command()
+def repair(
+    backup: Annotated[Path, typer.Argument(help="Folder that onceforall backup made.")],
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Bring missing and altered files back from a backup; exit status 1 where it lacks one. The service may run."""
+    from service import retention
+    from service.backup import repair as bring_back
+
+    with _stores(data_dir) as (_, database, artifacts):
+        found = retention.take_stock(database, artifacts, read=True)
+        needed = sorted({digest for digest, _ in found.missing} | (set(found.altered or ()) - set(found.orphans)))
+        lacking = bring_back(backup, artifacts, needed)
+    repaired = [digest for digest in needed if digest not in lacking]
+    if json:
+        print_json({"repaired": repaired, "lacking": list(lacking)})
+    else:
+        typer.echo(f"repaired: {len(repaired)} files")
+        for digest in lacking:
+            typer.echo(f"not in {str(backup)!r}, or not whole there: {digest}; try another backup")
+    if lacking:
         raise typer.Exit(1)
 
 

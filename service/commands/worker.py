@@ -26,6 +26,7 @@ def worker(
     import threading
 
     from service import logs
+    from service.folder import DataFolder
     from service.jobs.host import run
     from service.settings import load_settings
     from supernet.errors import ConfigError
@@ -45,7 +46,12 @@ def worker(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run(settings, stop, on_ready=lambda name: typer.echo(f"working as {name}; stop with Ctrl-C"))
+    folder = DataFolder(settings.data_dir, settings.cache_dir, shared=True)
+    folder.hold()
+    try:
+        run(settings, stop, on_ready=lambda name: typer.echo(f"working as {name}; stop with Ctrl-C"))
+    finally:
+        folder.release()
 
 
 def _check(settings: Settings) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _RESTART_S = 0.5
 _STOP_S = 10.0
-_EPOCH_S = 1_735_689_600  # 2025 began: the numbers fit into the column until 2093
+_EPOCH_S = 1_735_689_600  # 2025 began
 
 
 class JobEngine(ABC):
@@ -49,7 +49,10 @@ class JobEngine(ABC):
 
     @abstractmethod
     def submit(self, session: Session, kind: str, job_id: str, payload: Mapping[str, Any]) -> None:
-        """Queue a job in the caller's transaction. A known id is the same job, unless it failed or was cancelled."""
+        """Queue a job in the caller's transaction, which has seen that its product is not there.
+
+        A known id is the same job; one that has ended is done again.
+        """
 
     @abstractmethod
     def cancel(self, job_id: str) -> None:
@@ -97,7 +100,7 @@ class DbosJobEngine(JobEngine):
         assert self._client is not None, "submit before start"
         submission = rows.put(session, job_id, kind, payload, first=_first_submission())
         if submission is not None:
-            queue.enqueue(self._client, session, job_id, submission)
+            queue.enqueue(self._client, session, kind, job_id, submission)
 
     def cancel(self, job_id: str) -> None:
         """See `JobEngine.cancel`: the job's host reads the row every quarter of a second."""
@@ -114,8 +117,11 @@ class DbosJobEngine(JobEngine):
 
 
 def _first_submission() -> int:
-    """Greater than any number that the same job had before it was forgotten: dbos may still know those workflows."""
-    return int(time.time()) - _EPOCH_S
+    """Greater than any number that the same job had before it was forgotten: dbos may still know those workflows.
+
+    In milliseconds, because a small job is done, forgotten and asked for again within the same second.
+    """
+    return int((time.time() - _EPOCH_S) * 1000)
 
 
 class HostProcess:

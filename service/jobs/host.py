@@ -17,11 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy.orm import Session
 
-from service import logs, retention
+from service import logs, retention, runs
+from service.folder import clear_leftovers, forget_pruning_folders
 from service.jobs import queue
 from service.jobs.children import Child, Children
 from service.jobs.engine import new_executor_id
@@ -37,6 +39,7 @@ _UNFOLLOWED_S = 10.0
 _TIDY_S = 60.0
 _KEPT_S = 3600.0
 _PAGE = 500
+_JOIN_S = 5.0
 
 
 class JobHost:
@@ -53,13 +56,28 @@ class JobHost:
         self.executor = new_executor_id(self._name)
         self._database = Database(settings.resolved_database_url)
         self._artifacts: ArtifactStore = open_artifacts(settings.resolved_artifact_url)
-        self._children = Children(settings.job_workers, lambda: make_child(settings))
-        self._runner = JobRunner(settings, self._database, self._children, self.executor)
+        short = Children(settings.job_workers, lambda: make_child(settings))
+        long = Children(settings.prune_workers, lambda: make_child(settings), warm=False)
+        self._children = (short, long)
+        self._runners = {
+            queue.SHORT: JobRunner(settings, self._database, short, self.executor),
+            queue.LONG: JobRunner(settings, self._database, long, self.executor),
+        }
         self._client = queue.client(self._database)
         self._stopping = threading.Event()
         self._unfollowed: dict[str, float] = {}
-        self._tidied = 0.0
-        self._beating = threading.Thread(target=self._beat_and_watch, name="beat", daemon=True)
+        self._dead: set[str] = set()
+        self._untidy = threading.Event()
+        # Threads of their own, so that neither a slow store nor other hosts' jobs ever keep this host from giving a
+        # sign of life: without one for five seconds, it would lose its jobs.
+        self._threads = [
+            threading.Thread(target=self._again_and_again, args=(work, pause), name=name, daemon=True)
+            for name, work, pause in (
+                ("beat", self._beat, partial(self._stopping.wait, queue.BEAT_S)),
+                ("watch", self._watch, partial(self._stopping.wait, queue.BEAT_S)),
+                ("tidy", self._tidy, self._until_untidy),
+            )
+        ]
 
     def start(self) -> None:
         """Take jobs off the queue from now on.
@@ -74,19 +92,19 @@ class JobHost:
             with self._database.session() as session:
                 dead = executors.others(session, self.executor)
             self._take_over(dead)
-            staging.sweep(self._database, self._artifacts, older_than_s=0.0)
         DBOS(config=queue.configuration(self._database, self.executor))
 
-        @DBOS.workflow(name=queue.WORKFLOW, max_recovery_attempts=None)  # attempts are counted in the job's row
-        def run_job(job_id: str, submission: int) -> None:
-            self._runner.run(job_id, submission)
-
+        workers = {queue.SHORT: self._settings.job_workers, queue.LONG: self._settings.prune_workers}
+        taken = [lane for lane, count in workers.items() if count]
+        for lane in taken:
+            # attempts are counted in the job's row
+            DBOS.workflow(name=lane.workflow, max_recovery_attempts=None)(_workflow(self._runners[lane]))
+        DBOS.listen_queues([lane.name for lane in taken])  # before the launch; otherwise to those of other hosts too
         DBOS.launch()
         self._take_up_forgotten()
-        self._beating.start()
-        DBOS.register_queue(
-            queue.NAME, worker_concurrency=self._settings.job_workers, polling_interval_sec=queue.POLL_S
-        )
+        self._keep_going()
+        for lane in taken:
+            DBOS.register_queue(lane.name, worker_concurrency=workers[lane], polling_interval_sec=lane.poll_s)
 
     def stop(self) -> None:
         """Put the running jobs back into the queue as if they had not been begun. The process should end after this."""
@@ -95,24 +113,42 @@ class JobHost:
         self._stopping.set()
         logging.getLogger("dbos").setLevel(logging.CRITICAL)  # it reports every workflow that ends after this
         DBOS.destroy()  # takes nothing more off the queue
-        self._runner.stop()
-        self._children.close()
-        self._beating.join(timeout=5)
+        for runner in self._runners.values():
+            runner.stop()
+        for children in self._children:
+            children.close()
+        self._come_to_rest()
         self._release([self.executor], uncounted=True)
 
     # -- signs of life -------------------------------------------------------------------------------------------
 
-    def _beat_and_watch(self) -> None:
-        while not self._stopping.wait(queue.BEAT_S):
+    def _keep_going(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def _come_to_rest(self) -> None:
+        self._stopping.set()
+        self._untidy.set()
+        for thread in self._threads:
+            thread.join(timeout=_JOIN_S)
+
+    def _again_and_again(self, work: Callable[[], None], pause: Callable[[], object]) -> None:
+        while not self._stopping.is_set():
             try:
-                self._beat()
-                with self._database.session() as session:
-                    silent = executors.silent(session, queue.SILENCE_S)
-                self._take_over([executor for executor in silent if executor != self.executor])
-                self._take_up_unfollowed()
-                self._tidy()
-            except Exception as error:  # a full disk or a lost connection must not end the watch
+                work()
+            except Exception as error:  # a full disk or a lost connection must not end it
                 _log.error("job_host_error", executor=self.executor, exc_info=error)
+            pause()
+
+    def _until_untidy(self) -> None:
+        self._untidy.wait(_TIDY_S)
+        self._untidy.clear()
+
+    def _watch(self) -> None:
+        with self._database.session() as session:
+            silent = executors.silent(session, queue.SILENCE_S)
+        self._take_over([executor for executor in silent if executor != self.executor])
+        self._take_up_unfollowed()
 
     def _beat(self) -> None:
         with self._database.session() as session:
@@ -122,7 +158,8 @@ class JobHost:
         if dead:
             _log.warning("job_hosts_died", executors=dead)
             self._release(dead, uncounted=False)
-            staging.sweep(self._database, self._artifacts, processes=dead)
+            self._dead.update(dead)
+            self._untidy.set()
 
     def _release(self, gone: list[str], *, uncounted: bool) -> None:
         """Put back what these hosts took off the queue, and forget them. Doing so twice, or by two hosts, is once."""
@@ -138,13 +175,18 @@ class JobHost:
     def _again(self, session: Session, submissions: Iterable[tuple[str, int]], *, uncounted: bool = False) -> None:
         for job_id, submission in sorted(submissions):
             following = rows.submit_again(session, job_id, submission, uncounted=uncounted)
-            if following is not None:
-                queue.enqueue(self._client, session, job_id, following)
+            job = None if following is None else rows.get(session, job_id)
+            if job is not None and following is not None:
+                queue.enqueue(self._client, session, job.kind, job_id, following)
 
     def _pending(self, executor: str) -> list[str]:
         """Ids of the workflows that a host took off the queue and that have not ended."""
         found = self._client.list_workflows(
-            status="PENDING", executor_id=executor, queue_name=queue.NAME, load_input=False, load_output=False
+            status="PENDING",
+            executor_id=executor,
+            queue_name=[lane.name for lane in self._runners],
+            load_input=False,
+            load_output=False,
         )
         return [flow.workflow_id for flow in found]
 
@@ -161,7 +203,11 @@ class JobHost:
 
     def _take_up_unfollowed(self) -> None:
         """Put back what dbos took off the queue for this host and could not start, because the database refused."""
-        followed = {queue.workflow_id(run.job_id, run.submission) for run in self._runner.following}
+        followed = {
+            queue.workflow_id(run.job_id, run.submission)
+            for runner in self._runners.values()
+            for run in runner.following
+        }
         pending = set(self._pending(self.executor)) - followed
         now = time.monotonic()
         self._unfollowed = {name: self._unfollowed.get(name, now) for name in pending}
@@ -172,23 +218,39 @@ class JobHost:
             self._client.delete_workflows(lost)
 
     def _tidy(self) -> None:
-        """Forget workflows that ended an hour ago: the rows of their jobs say all that anybody asks for."""
-        if time.monotonic() - self._tidied < _TIDY_S:
-            return
-        self._tidied = time.monotonic()
-        staging.sweep(self._database, self._artifacts, older_than_s=staging.GRACE_S)
+        """Remove what dead hosts and limits leave behind, and forget workflows that ended an hour ago: the rows of
+        their jobs say all that anybody asks for.
+        """
+        dead = set(self._dead)
+        staging.sweep(self._database, self._artifacts, processes=dead, older_than_s=staging.GRACE_S)
+        self._dead -= dead
         self._take_up_forgotten()
         limits = retention.Limits.of(self._settings)
         if limits != retention.Limits():
             retention.clean(self._database, self._artifacts, limits)
+        forget_pruning_folders(self._settings.cache_dir, self._is_active, older_than_s=_KEPT_S)
+        clear_leftovers(self._settings.cache_dir)
+        runs.forget_deleted(self._database, self._settings.cache_dir)
         before = (datetime.now(UTC) - timedelta(seconds=_KEPT_S)).isoformat()
         old = self._client.list_workflows(completed_before=before, load_input=False, load_output=False, limit=_PAGE)
         if old:
             self._client.delete_workflows([flow.workflow_id for flow in old])
 
+    def _is_active(self, job_id: str) -> bool:
+        with self._database.session() as session:
+            job = rows.get(session, job_id)
+        return job is not None and not job.state.is_final
+
+
+def _workflow(runner: JobRunner) -> Callable[[str, int], None]:
+    def run_job(job_id: str, submission: int) -> None:
+        runner.run(job_id, submission)
+
+    return run_job
+
 
 def run(settings: Settings, stop: threading.Event, on_ready: Callable[[str], None] = lambda _name: None) -> None:
-    """Be a job host until `stop` is set.
+    """Be a job host until `stop` is set. The data folder is held by who calls, or started the process.
 
     Args:
         settings: of the service.
@@ -196,7 +258,6 @@ def run(settings: Settings, stop: threading.Event, on_ready: Callable[[str], Non
         on_ready: called once with the host's id, when it takes jobs.
 
     Raises:
-        RunBusyError: the data folder is held by a service that does not share it.
         StorageError: the database or the artefact store cannot be used.
     """
     host = JobHost(settings)

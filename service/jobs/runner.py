@@ -11,6 +11,7 @@ import structlog
 from service import logs
 from service.domain import Job
 from service.jobs.children import Children, JobProcess
+from service.pruning_spec import PRUNE_NETWORK
 from service.settings import Settings
 from service.storage import jobs as rows
 from service.storage.database import Database
@@ -99,7 +100,9 @@ class JobRunner:
 
     def _follow(self, run: Run, job: Job, child: JobProcess) -> str | None:
         child.send({"job_id": job.id, "kind": job.kind, "payload": dict(job.payload), "executor": self._executor})
-        deadline = time.monotonic() + self._settings.job_timeout_s
+        name = "prune_timeout_s" if job.kind == PRUNE_NETWORK else "job_timeout_s"
+        seconds: float = getattr(self._settings, name)
+        deadline = time.monotonic() + seconds
         while True:
             event = child.next_event(min(_LOOK_S, deadline - time.monotonic()))
             if self._stopping.is_set():
@@ -107,8 +110,7 @@ class JobRunner:
                 return None
             if event is None and time.monotonic() >= deadline:
                 child.kill()
-                seconds = self._settings.job_timeout_s
-                message = f"job {job.id[:12]} took more than {seconds:g} s; raise ONCEFORALL_JOB_TIMEOUT_S"
+                message = f"job {job.id[:12]} took more than {seconds:g} s; raise ONCEFORALL_{name.upper()}"
                 self._note(run, {"event": "failed", "error": {"kind": "timeout", "message": message}})
                 return None
             if event is not None and event.get("event") not in ("progress", "done", "failed"):

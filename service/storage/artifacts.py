@@ -51,6 +51,8 @@ class ArtifactStore(ABC):
     def put_file(self, path: Path, *, name: str) -> StoredFile:
         """Store the content of a file that nobody writes any more; storing the same content twice is one file.
 
+        What is there under its name is read and, where it was altered, replaced.
+
         Raises:
             StorageError: the disk is full or the store cannot be written.
         """
@@ -71,6 +73,10 @@ class ArtifactStore(ABC):
     @abstractmethod
     def has(self, sha256: str) -> bool:
         """Whether there is such a file."""
+
+    @abstractmethod
+    def size_bytes(self, sha256: str) -> int | None:
+        """Length of a file; None where there is no such file."""
 
     @abstractmethod
     def entries(self) -> Iterator[StoredEntry]:
@@ -169,11 +175,16 @@ class ObjectArtifacts(ArtifactStore):
 
     def has(self, sha256: str) -> bool:
         """See `ArtifactStore.has`."""
-        return self._size(sha256) is not None
+        return self.size_bytes(sha256) is not None
+
+    def size_bytes(self, sha256: str) -> int | None:
+        """See `ArtifactStore.size_bytes`."""
+        meta = self._head(sha256)
+        return None if meta is None else meta["size"]
 
     def chunks(self, sha256: str, *, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """See `ArtifactStore.chunks`."""
-        size = self._size(sha256)
+        size = self.size_bytes(sha256)
         if size is None:
             raise _gone(sha256)
         stop = size if end is None else min(end, size)
@@ -246,10 +257,6 @@ class ObjectArtifacts(ArtifactStore):
                         path.unlink()
         return count
 
-    def _size(self, sha256: str) -> int | None:
-        meta = self._head(sha256)
-        return None if meta is None else meta["size"]
-
     def _head(self, sha256: str) -> ObjectMeta | None:
         try:
             return obstore.head(self._store, _key(sha256))
@@ -259,11 +266,16 @@ class ObjectArtifacts(ArtifactStore):
             raise StorageError(f"cannot read the artefact store: {_first_line(error)}; try again") from error
 
     def _put(self, content: Path | bytes, file: StoredFile) -> StoredFile:
-        # A name is a digest, so what is there already is the same; asking first saves the upload, and `create` (a local
-        # hard link) keeps two writers from mixing their bytes. Servers of buckets replace a file in one step.
-        if self._size(file.sha256) == file.size_bytes:
+        # What is there already is the same, unless a disk or somebody altered it: reading it costs no more than the
+        # upload. `create` (a local hard link) keeps two writers from mixing their bytes; folders and buckets replace a
+        # file in one step.
+        known = self.size_bytes(file.sha256)
+        if known == file.size_bytes and self.is_whole(file.sha256) and self.has(file.sha256):
             return file
-        mode: Literal["create", "overwrite"] = "create" if isinstance(self._store, LocalStore) else "overwrite"
+        heals = known is not None
+        mode: Literal["create", "overwrite"] = (
+            "create" if isinstance(self._store, LocalStore) and not heals else "overwrite"
+        )
         try:
             obstore.put(self._store, _key(file.sha256), content, mode=mode)
         except AlreadyExistsError:
@@ -308,13 +320,16 @@ def stored_file(path: Path, *, name: str) -> StoredFile:
 def _check(sha256: str, found: str) -> None:
     if found != sha256:
         raise DamagedError(
-            f"the stored file {sha256} has SHA-256 {found}: it was altered on the disk; restore it from a copy, or"
-            " register the run again"
+            f"the stored file {sha256} has SHA-256 {found}: it was altered on the disk; bring it back with:"
+            " onceforall storage repair BACKUP, or register the run again"
         )
 
 
 def _gone(sha256: str) -> DamagedError:
-    return DamagedError(f"the stored file {sha256} is gone from the artefact store; restore it from a copy")
+    return DamagedError(
+        f"the stored file {sha256} is gone from the artefact store; bring it back with: onceforall storage repair"
+        " BACKUP, or register the run again"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.domain import Device, Page, StoredFile, TableRecord
+from service.storage import uses
 from service.storage.models import DeviceRow, TableRow
 from service.storage.paging import Order, slice_of
 
@@ -35,6 +36,7 @@ def add_table(session: Session, record: TableRecord) -> None:
     """Insert a latency table."""
     values = asdict(record) | {"content": asdict(record.content), "missing": list(record.missing)}
     session.add(TableRow(**values, complete=not record.missing))
+    uses.add(session, "table", record.id, files=[record.content.sha256])
 
 
 def get_table(session: Session, table_id: str) -> TableRecord | None:
@@ -84,6 +86,7 @@ def delete_table(session: Session, table_id: str) -> None:
     row = session.get(TableRow, table_id)
     if row is not None:
         session.delete(row)
+    uses.drop(session, "table", [table_id])
 
 
 _NEWEST_COMPLETE = (

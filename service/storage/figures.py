@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.domain import JobState
+from service.storage import pruning_runs
 from service.storage.models import FrontRow, JobRow, SubnetRow, SupernetRow, TableRow
 
 _FINAL = [state for state in JobState if state.is_final]
@@ -63,16 +64,18 @@ def ended_since(session: Session, moment: str, limit: int) -> list[EndedJob]:
 
 
 def usage(session: Session) -> dict[str, Usage]:
-    """What files belong to ("subnets", "supernets", "latency_tables", "fronts") -> how many and how large they are."""
+    """What files belong to ("subnets", ..., "pruning_runs": uploaded weights) -> how many and how large they are."""
     total, zero = func.sum, func.coalesce
     sums = select(zero(total(SubnetRow.stored_files), 0), zero(total(SubnetRow.stored_bytes), 0))
     files, size = session.execute(sums).one()
     runs = [file for row in session.scalars(select(SupernetRow.files)) for file in row.values()]
     contents = list(session.scalars(select(TableRow.content)))
     fronts = list(session.scalars(select(FrontRow.content)))
+    uploaded = pruning_runs.weights(session).values()
     return {
         "subnets": Usage(int(files), int(size)),
         "supernets": Usage(len(runs), sum(file["size_bytes"] for file in runs)),
         "latency_tables": Usage(len(contents), sum(content["size_bytes"] for content in contents)),
         "fronts": Usage(len(fronts), sum(content["size_bytes"] for content in fronts)),
+        "pruning_runs": Usage(len(uploaded), sum(file.size_bytes for file in uploaded)),
     }

@@ -8,6 +8,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.domain import FrontRecord, FrontSpec, StoredFile
+from service.storage import jobs, uses
 from service.storage.models import FrontRow
 
 
@@ -24,6 +25,8 @@ def add(session: Session, record: FrontRecord) -> bool:
             created_at=record.created_at,
         )
     )
+    files, tables = [record.content.sha256], record.spec.tables.values()
+    uses.add(session, "front", record.id, files=files, tables=tables)
     return True
 
 
@@ -36,6 +39,8 @@ def get(session: Session, front_id: str) -> FrontRecord | None:
 
 
 def delete_of(session: Session, supernet_id: str) -> set[str]:
-    """Forget a supernet's fronts; returns the digests of their files."""
-    query = delete(FrontRow).where(FrontRow.supernet_id == supernet_id).returning(FrontRow.content)
-    return {content["sha256"] for content in session.scalars(query)}
+    """Forget a supernet's fronts and the jobs that searched them; returns the digests of their files."""
+    query = delete(FrontRow).where(FrontRow.supernet_id == supernet_id).returning(FrontRow.id)
+    gone = list(session.scalars(query))
+    jobs.forget(session, gone)
+    return uses.drop(session, "front", gone)

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from service.domain import Job, JobState, Page, utc_now
-from service.storage.models import JobRow
+from service.storage.models import JobOwnerRow, JobRow
 from service.storage.paging import Order, slice_of
 
 ACTIVE = (JobState.QUEUED, JobState.RUNNING)
@@ -32,7 +32,9 @@ class Run:
 
 
 def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any], *, first: int = 1) -> int | None:
-    """Queue a job: a new one, or one that failed or was cancelled, with its attempts counted anew.
+    """Queue a job: a new one, or one that has ended, with its attempts counted anew.
+
+    Who submits has seen in this transaction that the job's product is not there: one that succeeded has lost it since.
 
     Args:
         session: transaction.
@@ -42,7 +44,7 @@ def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any], *,
         first: submission number of a new job.
 
     Returns:
-        The submission number; None where the job waits, runs or has succeeded, and stays as it is.
+        The submission number; None where the job waits or runs, and stays as it is.
     """
     row = session.get(JobRow, job_id)
     now = utc_now()
@@ -53,12 +55,18 @@ def put(session: Session, job_id: str, kind: str, payload: Mapping[str, Any], *,
         session.add(JobRow(id=job_id, kind=kind, payload=dict(payload), **fresh))
         session.flush()
         return first
-    if row.state not in (JobState.FAILED, JobState.CANCELLED):
+    if row.state in ACTIVE:
         return None
     for name, value in (fresh | {"submission": row.submission + 1, "executor": None, "updated_at": now}).items():
         setattr(row, name, value)
     session.flush()
     return row.submission
+
+
+def forget(session: Session, job_ids: Collection[str]) -> None:
+    """Delete jobs and who submitted them; what is not there is fine."""
+    for model, column in ((JobRow, JobRow.id), (JobOwnerRow, JobOwnerRow.job_id)):
+        session.execute(delete(model).where(column.in_(list(job_ids))))
 
 
 def get(session: Session, job_id: str) -> Job | None:
@@ -78,6 +86,11 @@ def page(session: Session, limit: int, cursor: str | None, *, state: JobState | 
 def count_active(session: Session) -> int:
     """Jobs that wait or run."""
     return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state.in_(ACTIVE))) or 0
+
+
+def payloads_of_active(session: Session, kind: str) -> list[dict[str, Any]]:
+    """Payloads of the jobs of a kind that wait or run."""
+    return list(session.scalars(select(JobRow.payload).where(JobRow.kind == kind, JobRow.state.in_(ACTIVE))))
 
 
 def claim(session: Session, run: Run, *, most_attempts: int, reason: str) -> Job | None:

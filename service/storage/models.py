@@ -66,15 +66,27 @@ class TableRow(Base):
 
 
 class RequestRow(Base):
-    """A budget somebody asked for; `formats` are those that its job is to make."""
+    """What becomes one stored network: a budget somebody asked for, or a pruning run.
+
+    `formats` are those that its job is to make. The last three are of a pruning run alone: its method, what it prunes
+    (`PruningSpec.source_name`), and the file of weights that came with it.
+    """
 
     __tablename__ = "subnet_requests"
+    __table_args__ = (
+        Index("subnet_requests_by_method", "method", "created_at", "id"),
+        Index("subnet_requests_by_subnet", "subnet_id"),
+        Index("subnet_requests_by_source", "source"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     spec: Mapped[dict[str, Any]]
     subnet_id: Mapped[str | None]
     created_at: Mapped[str]
     formats: Mapped[list[Any]]
+    method: Mapped[str | None]
+    source: Mapped[str | None]
+    weights: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 FIGURES = ("created_at", "accuracy", "predicted_accuracy", "macs", "params")
@@ -86,7 +98,7 @@ def _figures_but(name: str, *more: str) -> list[str]:
 
 
 class SubnetRow(Base):
-    """A finished subnet. It outlives its supernet's row: the ids are provenance, not foreign keys."""
+    """A finished subnet or pruned network. It outlives its supernet's row: the ids are provenance, not foreign keys."""
 
     __tablename__ = "subnets"
     __table_args__ = (
@@ -100,7 +112,7 @@ class SubnetRow(Base):
     space: Mapped[str]
     config: Mapped[dict[str, Any]]
     config_digest: Mapped[str]
-    predicted_accuracy: Mapped[float]
+    predicted_accuracy: Mapped[float | None]
     accuracy: Mapped[float]
     macs: Mapped[int] = mapped_column(_Count)
     params: Mapped[int] = mapped_column(_Count)
@@ -141,7 +153,7 @@ class LatencyRow(Base):
     measured_ms: Mapped[float | None]
     created_at: Mapped[str]
     accuracy: Mapped[float]
-    predicted_accuracy: Mapped[float]
+    predicted_accuracy: Mapped[float | None]
     macs: Mapped[int] = mapped_column(BigInteger)
     params: Mapped[int] = mapped_column(BigInteger)
     supernet_id: Mapped[str]
@@ -217,7 +229,7 @@ class JobRow(Base):
     stage: Mapped[str]
     fraction: Mapped[float]
     attempts: Mapped[int]
-    submission: Mapped[int]
+    submission: Mapped[int] = mapped_column(_Count)
     executor: Mapped[str | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -235,6 +247,16 @@ class ExecutorRow(Base):
     host: Mapped[str]
     pid: Mapped[int]
     beat_at: Mapped[float]
+
+
+class UseRow(Base):
+    """A row that needs a file (by its SHA-256) or a latency table ("table" and its id); see `service.storage.uses`."""
+
+    __tablename__ = "uses"
+    __table_args__ = (Index("uses_by_owner", "owner"),)
+
+    needed: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(primary_key=True)
 
 
 class StagedFileRow(Base):

@@ -1,4 +1,4 @@
-"""Rows of subnet requests and of the subnets that answer them."""
+"""Rows of subnet requests, and of the networks that answer them and pruning runs (`service.storage.pruning_runs`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import Text, bindparam, cast, select
 from sqlalchemy.orm import Session
 
 from service.domain import Latency, Page, StoredFile, SubnetRecord, SubnetRequest, SubnetSpec
+from service.storage import uses
 from service.storage.jobs import ACTIVE
 from service.storage.models import FIGURES, JobRow, LatencyRow, RequestRow, SubnetRow
 from service.storage.paging import Column, Order, ids_of
@@ -47,6 +48,7 @@ def add_request(session: Session, request: SubnetRequest) -> None:
             formats=[],
         )
     )
+    uses.add(session, "request", request.id, tables=request.spec.tables.values())
 
 
 def want_formats(session: Session, request_id: str, formats: Collection[str]) -> None:
@@ -67,13 +69,14 @@ def add_file(session: Session, subnet_id: str, format: str, file: StoredFile) ->
     if row is None or format in row.files:
         return False
     row.files = {**row.files, format: asdict(file)}
+    uses.add(session, "subnet", subnet_id, files=[file.sha256])
     return True
 
 
 def get_request(session: Session, request_id: str) -> SubnetRequest | None:
-    """The request of that id."""
+    """The subnet request of that id."""
     row = session.get(RequestRow, request_id)
-    if row is None:
+    if row is None or row.method is not None:
         return None
     return SubnetRequest(row.id, SubnetSpec.from_dict(row.spec), row.subnet_id, row.created_at)
 
@@ -81,11 +84,11 @@ def get_request(session: Session, request_id: str) -> SubnetRequest | None:
 def specs_of_active_jobs(session: Session) -> list[dict[str, Any]]:
     """Specs of the requests whose jobs wait or run."""
     query = select(RequestRow.spec).join(JobRow, JobRow.id == RequestRow.id).where(JobRow.state.in_(ACTIVE))
-    return list(session.scalars(query))
+    return list(session.scalars(query.where(RequestRow.method.is_(None))))
 
 
 def add_subnet(session: Session, record: SubnetRecord) -> bool:
-    """Insert a subnet and answer its request with it.
+    """Insert a network and answer its request, or its pruning run, with it.
 
     Returns:
         Whether it is new; doing so again changes nothing.
@@ -99,6 +102,7 @@ def add_subnet(session: Session, record: SubnetRecord) -> bool:
             for device, latency in record.latencies.items()
         ]
         session.add(SubnetRow(**values))
+        uses.add(session, "subnet", record.id, files=[file.sha256 for file in record.files.values()])
     request = session.get(RequestRow, record.request_id)
     if request is not None:
         request.subnet_id = record.id
@@ -119,6 +123,7 @@ def subnet_ids(
     sort: str = "-created_at",
     device: str | None = None,
     supernet: str | None = None,
+    pruned: bool | None = None,
     at_least: Mapping[str, float] | None = None,
     at_most: Mapping[str, float] | None = None,
 ) -> Page[str]:
@@ -128,9 +133,11 @@ def subnet_ids(
         session: transaction.
         limit: greatest number of items.
         cursor: where to go on.
-        sort: one of `SORTS`, descending with a leading "-". `latency_ms` is the predicted one on `device`.
+        sort: one of `SORTS`, descending with a leading "-". `latency_ms` is the predicted one on `device`; the order
+            by predicted accuracy leaves out what has none: pruned networks.
         device: leave out the subnets that were not priced for it; needed for `latency_ms`, in filters too.
         supernet: id of the supernet.
+        pruned: whether pruned networks alone are wanted, or none of them; None: both.
         at_least: name (as in `SORTS`, without `created_at`) -> lower bound, inclusive.
         at_most: the same for upper bounds.
 
@@ -150,8 +157,14 @@ def subnet_ids(
     conditions += [columns[key] + 0 <= bound for key, bound in upper.items()]
     if device is not None:
         conditions.append(LatencyRow.device == device)
+    row = SubnetRow if device is None else LatencyRow
     if supernet is not None:
-        conditions.append((SubnetRow if device is None else LatencyRow).supernet_id == supernet)
+        conditions.append(row.supernet_id == supernet)
+    if pruned is not None:
+        predicted = row.predicted_accuracy + 0
+        conditions.append(predicted.is_(None) if pruned else predicted.is_not(None))
+    if name == "predicted_accuracy":
+        conditions.append(row.predicted_accuracy.is_not(None))  # no cursor can hold what is not there
     row_id = SubnetRow.id if device is None else LatencyRow.subnet_id
     order = Order(
         sort if device is None else f"{sort}@{device}", columns[name], row_id, descending=sort.startswith("-")
@@ -170,12 +183,6 @@ def get_many(session: Session, ids: Sequence[str]) -> list[SubnetRecord]:
     """The subnets of these ids that are there, in the order of the ids."""
     rows = {row.id: row for row in session.scalars(select(SubnetRow).where(SubnetRow.id.in_(ids)))}
     return [_record(rows[one]) for one in ids if one in rows]
-
-
-def priced_with(session: Session, table_id: str) -> bool:
-    """Whether a request was priced with a latency table."""
-    query = select(RequestRow.id).where(cast(RequestRow.spec, Text).contains(table_id)).limit(1)
-    return session.scalar(query) is not None
 
 
 def files_of(session: Session, ids: Sequence[str]) -> dict[str, str]:
@@ -202,7 +209,7 @@ _KNOWN = (
 
 
 def files_in_use(session: Session) -> set[str]:
-    """Digests of the files of all subnets."""
+    """Digests of the files of all subnets and pruned networks."""
     return {file["sha256"] for files in session.scalars(select(SubnetRow.files)) for file in files.values()}
 
 

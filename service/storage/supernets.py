@@ -8,6 +8,7 @@ from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from service.domain import Page, StoredFile, SupernetRecord
+from service.storage import uses
 from service.storage.models import FrontRow, SupernetRow, TableRow
 from service.storage.paging import Order, slice_of
 
@@ -17,6 +18,7 @@ def add(session: Session, record: SupernetRecord) -> None:
     session.add(
         SupernetRow(**(asdict(record) | {"files": {path: asdict(file) for path, file in record.files.items()}}))
     )
+    uses.add(session, "supernet", record.id, files=[file.sha256 for file in record.files.values()])
 
 
 def get(session: Session, id_or_name: str) -> SupernetRecord | None:
@@ -48,6 +50,7 @@ def delete(session: Session, supernet_id: str) -> None:
     row = session.get(SupernetRow, supernet_id)
     if row is not None:
         session.delete(row)
+    uses.drop(session, "supernet", [supernet_id])
 
 
 def files_in_use(session: Session) -> set[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service import exports, fronts, requests
+from service import exports, fronts, pruning_spec, requests
 from service.api.schemas import JobOut
 from service.domain import FrontSpec, Job, JobState
-from service.storage import jobs, subnets, supernets
+from service.storage import jobs, pruning_runs, subnets, supernets
 from service.web import words
 
 PAGE_SIZE = 25
@@ -66,6 +66,12 @@ def _task(session: Session, job: Job) -> tuple[str, tuple[str, ...]]:
             if request is not None:
                 limits = tuple(map(words.limit, request.spec.budget))
                 return f"Subnet of {_supernet(session, request.spec.supernet)}", limits
+        case pruning_spec.PRUNE_NETWORK:
+            run = pruning_runs.get(session, job.payload["request"])
+            if run is not None:
+                limits = tuple(words.limit(limit, of="the dense network") for limit in run.spec.budget)
+                share = () if run.spec.sparsity is None else (f"Units that go ≥ {words.percent(run.spec.sparsity)}",)
+                return f"Pruning of {_pruned(session, run.spec.source)} by {run.spec.method}", (*limits, *share)
         case exports.EXPORT_SUBNET:
             return f"{', '.join(job.payload['formats'])} of subnet {words.short(job.payload['subnet'])}", ()
         case fronts.FIND_FRONT:
@@ -73,6 +79,15 @@ def _task(session: Session, job: Job) -> tuple[str, tuple[str, ...]]:
             against = f"Against: {words.metric_name(spec.metric, spec.device)}"
             return f"Accuracy front of {_supernet(session, spec.supernet)}", (against,)
     return job.kind.replace("_", " "), ()
+
+
+def _pruned(session: Session, source: pruning_spec.Source) -> str:
+    """What is pruned, in words."""
+    if isinstance(source, pruning_spec.Architecture):
+        return source.architecture
+    if isinstance(source, pruning_spec.StoredSubnet):
+        return f"subnet {words.short(source.subnet)}"
+    return f"a subnet of {_supernet(session, source.supernet)}"
 
 
 def _supernet(session: Session, supernet_id: str) -> str:

@@ -103,6 +103,11 @@ class Query:
         """The order, as `subnet_page` takes it."""
         return "-created_at" if "sort" in self.faults else self.text.get("sort", "-created_at")
 
+    @property
+    def pruned(self) -> bool | None:
+        """Whether pruned networks alone are wanted, or none of them; None: both."""
+        return {"pruned": True, "cut": False}.get(self.text.get("kind", ""))
+
     def link(self, **changes: str | None) -> str:
         """The page with other values; from its start, unless a cursor is given."""
         values = {**self.text, "cursor": None, **changes}
@@ -126,6 +131,7 @@ def browse(session: Session, query: Query) -> dict[str, Any]:
         sort=query.sort,
         device=query.text.get("device"),
         supernet=supernet if record is None else record.id,
+        pruned=query.pruned,
         at_least=query.at_least,
         at_most=query.at_most,
     )
@@ -156,8 +162,12 @@ def one(session: Session, subnet_id: str) -> dict[str, Any]:
     return {
         "subnet": subnet,
         "figures": _figures(subnet),
-        "architecture": architecture(subnet.config),
-        "lacking": {format: f"subnet.{format}" for format in exports.lacking(found, exports.MADE_ON_DEMAND)},
+        "against_dense": _against_dense(subnet) if subnet.pruned else [],
+        "architecture": _pruning(subnet) if subnet.pruned else architecture(subnet.config),
+        "lacking": {
+            format: f"{'model' if subnet.pruned else 'subnet'}.{format}"
+            for format in exports.lacking(found, exports.MADE_ON_DEMAND)
+        },
         "supernet_name": None if supernet is None else supernet.name,
     }
 
@@ -187,6 +197,24 @@ def architecture(config: Mapping[str, Any]) -> dict[str, str]:
     if config.get("widths"):
         found["Widths"] = " ".join(f"{value:g}" for value in config["widths"])
     return found
+
+
+def _pruning(subnet: SubnetOut) -> dict[str, str]:
+    """How a network was pruned, in words."""
+    card = subnet.card
+    source = card["source"]
+    if "architecture" in source:
+        what = f"{source['architecture']}, {'given' if source['weights'] else 'random'} weights"
+    else:
+        what = f"subnet {words.short(source['subnet'])}" if "subnet" in source else "a subnet of the supernet"
+    return {
+        "Resolution": f"{card['resolution']} px",
+        "Pruned": what,
+        "Method": {"oto": "Only Train Once", "auto-compress": "AutoCompress"}[card["method"]],
+        "Target": card["target"],
+        "Data": f"{card['data']['name']}; labels: {card['labels']}",
+        "Epochs": str(card["settings"]["epochs"]),
+    }
 
 
 @dataclass(frozen=True)
@@ -244,6 +272,31 @@ def _spread(measured: Mapping[str, Any]) -> str:
         return f"± {words.percent(measured['standard_error'])}"
     low, high = (words.percent(end) for end in measured["accuracy_interval"])
     return f"95 %: {low} to {high}"
+
+
+def _against_dense(subnet: SubnetOut) -> list[Figure]:
+    """A pruned network's figures beside those of the network that it was pruned from."""
+    dense, measured = subnet.card["dense"], subnet.measured
+    found = [Figure.of("Accuracy", "accuracy", dense["accuracy"], measured["accuracy"], _interval(measured))]
+    if "test" in measured:
+        before, after = dense.get("test", {}).get("accuracy"), measured["test"]
+        found.append(Figure.of("Test accuracy", "accuracy", before, after["accuracy"], _interval(after)))
+    counted = ("macs", "params", "size_bytes")
+    here = "latency_here_ms"
+    return [
+        *found,
+        *(Figure.of(words.METRICS[metric], metric, dense[metric], measured[metric]) for metric in counted),
+        Figure.of("Latency on the job's host", "latency_ms", dense[here], measured[here]),
+        *(
+            Figure.of(words.metric_name("latency_ms", device), "latency_ms", None, value)
+            for device, value in measured["latency_ms"].items()
+        ),
+    ]
+
+
+def _interval(measured: Mapping[str, Any]) -> str:
+    low, high = (words.percent(end) for end in measured["interval"])
+    return f"95 %: {low} to {high}; {measured['correct']} of {measured['total']} images"
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,14 @@ def metric_name(metric: str, device: str | None = None) -> str:
     return name if device is None else f"{name} on {device}"
 
 
-def limit(values: Mapping[str, Any]) -> str:
+def limit(values: Mapping[str, Any], of: str = "the largest") -> str:
     """A limit as `Limit.to_dict` gives it: "Latency on note10 ≤ 20 ms", not broken after the "≤"."""
     name = metric_name(values["metric"], values.get("device"))
     value = values["max"]
     shown = f"{100 * value:.4g} %" if values.get("relative") else _trimmed(figure(value, values["metric"]))
     share = values.get("quantile")
     most = f"≤ {shown}".replace(" ", _NO_BREAK)
-    of_what = " of the largest" if values.get("relative") else ""
+    of_what = f" of {of}" if values.get("relative") else ""
     return f"{name} {most}{of_what}" + ("" if share is None else f" in {100 * share:g} % of runs")
 
 

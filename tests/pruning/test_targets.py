@@ -22,6 +22,8 @@ def random_scores(seed: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("text", "canonical"),
     [
+        ("latency_ms@cpu<=500us", "latency_ms@cpu<=0.5ms"),  # without a unit it would be a share
+        ("params<=0.001K", "params<=0.001K"),
         ("macs=0.5", "macs<=50%"),
         ("macs<=64%", "macs<=64%"),
         ("macs=3M,params<=2K", "macs<=3000000, params<=2000"),

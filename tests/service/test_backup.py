@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from obstore import put
 from small_service import make_run, make_table, serving, small_settings
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from service import runs
 from service.app import create_context
 from service.cli import app
 from service.client import Client
+from service.errors import DamagedError
 from service.settings import Settings
 from service.storage.artifacts import ObjectArtifacts, open_artifacts
 from supernet.errors import CheckpointError, ConfigError, OnceForAllError, RunBusyError, StorageError
@@ -223,3 +225,53 @@ def test_the_commands_say_what_they_did(served: Settings, tmp_path: Path) -> Non
     assert "whole; 8 files" in checked.stdout
     back = runner.invoke(app, ["restore", str(tmp_path / "copy"), "--data-dir", str(tmp_path / "new"), "--json"])
     assert json.loads(back.stdout)["files"] == 8
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_storing_a_file_again_heals_what_was_altered_under_its_name(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("s3_url") if kind == "bucket" else (tmp_path / "store").as_uri()
+    artifacts = open_artifacts(url)
+    file = artifacts.put_bytes(b"as it was", name="x")
+    put(
+        artifacts._store, f"sha256/{file.sha256[:2]}/{file.sha256}", b"rotten!!!", mode="overwrite"
+    )  # as long as it was
+    with pytest.raises(DamagedError, match="bring it back with: onceforall storage repair BACKUP, or register the run"):
+        artifacts.read(file.sha256)
+    artifacts.put_bytes(b"as it was", name="x")
+    assert artifacts.read(file.sha256) == b"as it was"
+
+
+def test_files_that_are_missing_or_altered_come_back_from_a_backup_or_with_their_run(
+    served: Settings, tmp_path: Path, run_folder: Path
+) -> None:
+    folder = Path(shutil.copytree(served.data_dir, tmp_path / "data"))
+    backups.backup(small_settings(folder), tmp_path / "copy")
+    before = files_of(folder / "artifacts")
+    gone, altered = sorted(path for path in (folder / "artifacts").rglob("*") if path.is_file())[:2]
+    runner, arguments = CliRunner(), ["--data-dir", str(folder), "--json"]
+
+    def damage() -> None:
+        gone.unlink()
+        altered.write_bytes(bytes(altered.stat().st_size))
+
+    damage()
+    done = runner.invoke(app, ["storage", "repair", str(tmp_path / "copy"), *arguments])
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"repaired": [gone.name, altered.name], "lacking": []})
+    assert files_of(folder / "artifacts") == before
+    damage()
+    poor = Path(shutil.copytree(tmp_path / "copy", tmp_path / "poor"))
+    next((poor / "artifacts").rglob(gone.name)).write_bytes(b"rotten too")
+    done = runner.invoke(app, ["storage", "repair", str(poor), *arguments])
+    assert (done.exit_code, json.loads(done.stdout)) == (1, {"repaired": [altered.name], "lacking": [gone.name]})
+    weights = folder / "artifacts" / "sha256"
+    with serving(small_settings(folder)) as url, Client(url) as client:
+        client.register_run(run_folder, "noise")  # known: it is stored all the same
+        names = {sha256_file(run_folder / part) for part in runs.PARTS.values()}
+        damaged = [weights / name[:2] / name for name in sorted(names)]
+        damaged[0].unlink()
+        damaged[1].write_bytes(bytes(damaged[1].stat().st_size))
+        (supernet,) = client.list_supernets()
+        assert client.register_run(run_folder, "noise")["id"] == supernet["id"]
+        assert all(sha256_file(path) == path.name for path in damaged)

@@ -10,6 +10,9 @@ import torch
 from service import exports
 from service.client import Client, ServiceError
 from service.errors import FaultsError
+from service.settings import Settings
+from service.storage import jobs, retention
+from service.storage.database import Database
 from supernet.export import relative_error
 from supernet.onnx_network import OnnxNetwork
 from supernet.subnet_file import load_subnet
@@ -55,6 +58,21 @@ def test_a_format_of_a_known_subnet_is_made_by_one_more_job_and_kept(client: Cli
     )
     assert waited.status_code == 200
     assert "pt2" in formats_of(waited.json()["subnet"])
+
+
+def test_formats_of_a_subnet_that_was_forgotten_are_made_anew(client: Client, settings: Settings) -> None:
+    budget = "macs<=2.74M"  # that no other test asks for
+    first = client.request_subnet("noise", budget)
+    assert "pt2" in formats_of(client.request_subnet("noise", budget, formats=["pt2"]))
+    database = Database(f"sqlite:///{settings.data_dir / 'service.sqlite'}")
+    with database.session() as session:
+        assert retention.delete_subnet(session, first["id"])
+        job_id = exports.job_ids(first["id"])[1]
+        known = jobs.get(session, job_id)
+        assert (known is not None, known and known.state) == (True, "succeeded")  # as earlier versions left it
+    database.close()
+    client.request_subnet("noise", budget)
+    assert "pt2" in formats_of(client.request_subnet("noise", budget, formats=["pt2"]))
 
 
 def test_a_download_makes_the_format_once_however_many_ask(client: Client, url: str) -> None:

@@ -20,7 +20,7 @@ from test_jobs import service_process, wait_until
 from service.client import Client
 from service.settings import Settings
 from service.storage import jobs as rows
-from service.storage import staging
+from service.storage import staging, uses
 from service.storage.artifacts import open_artifacts
 from service.storage.database import Database
 from supernet.errors import CheckpointError, ConfigError
@@ -91,7 +91,7 @@ def test_a_killed_workers_job_goes_on_at_the_other_worker(
     database = Database(Settings(**shared).resolved_database_url)
     artifacts = open_artifacts(shared["artifact_url"])
     with database.session() as session:
-        assert set(artifacts.digests()) == staging.in_use(session)
+        assert set(artifacts.digests()) == staging.in_use(session) == uses.files(session)
         assert rows.count_active(session) == 0
     database.close()
 

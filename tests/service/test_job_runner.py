@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.domain import Job, JobState
 from service.jobs.children import Children
 from service.jobs.runner import MAX_ATTEMPTS, JobRunner
+from service.pruning_spec import PRUNE_NETWORK
 from service.storage import jobs as rows
 from service.storage.database import Database
 from supernet.errors import StorageError
@@ -237,6 +238,34 @@ def test_a_job_that_takes_too_long_is_ended_with_its_process(tmp_path: Path, dat
     assert job.error is not None
     assert (job.state, job.error["kind"]) == (JobState.FAILED, "timeout")
     assert job.error["message"] == "job a took more than 0.3 s; raise ONCEFORALL_JOB_TIMEOUT_S"
+
+
+def test_a_pruning_run_has_a_limit_of_its_own(tmp_path: Path, database: FragileDatabase) -> None:
+    with database.session() as session:
+        rows.put(session, "a", PRUNE_NETWORK, {})
+    with running(database, tmp_path, job_timeout_s=0.01, prune_timeout_s=0.3) as host:
+        host.run("a").join(timeout=10)
+    error = find(database, "a").error
+    assert error is not None
+    assert error["message"] == "job a took more than 0.3 s; raise ONCEFORALL_PRUNE_TIMEOUT_S"
+
+
+def test_processes_that_are_not_kept_warm_are_made_for_a_job_and_ended_after_it() -> None:
+    made: list[Child] = []
+
+    def make() -> Child:
+        made.append(Child())
+        return made[-1]
+
+    children = Children(1, make, warm=False)
+    assert made == []
+    for number in range(2):
+        with children.lent() as child:
+            assert child is made[number]
+            assert child.alive
+        assert not child.alive
+    children.close()
+    assert len(made) == 2
 
 
 def test_a_cancelled_job_loses_its_process_and_can_run_again_at_once(tmp_path: Path, database: FragileDatabase) -> None:

@@ -192,7 +192,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def test_submitting_twice_is_one_job_unless_it_failed_or_was_cancelled(database: Database) -> None:
+def test_submitting_twice_is_one_job_unless_it_has_ended(database: Database) -> None:
     run = rows.Run("a", 1, "host")
     with database.session() as session:
         assert rows.put(session, "a", "kind", {"x": 1}) == 1
@@ -209,6 +209,13 @@ def test_submitting_twice_is_one_job_unless_it_failed_or_was_cancelled(database:
         assert again is not None
         assert (again.state, again.attempts, again.error) == (JobState.QUEUED, 0, None)
         assert rows.claim(session, run, most_attempts=3, reason="") is None  # an older submission
+        second = rows.Run("a", 2, "host")
+        assert rows.claim(session, second, most_attempts=3, reason="") is not None
+        assert rows.succeed(session, second, {"made": "what is gone by now"})
+        assert rows.put(session, "a", "kind", {}) == 3
+        again = rows.get(session, "a")
+        assert again is not None
+        assert (again.state, again.attempts, again.result) == (JobState.QUEUED, 0, None)
 
 
 def test_only_a_running_job_can_end_and_what_has_ended_stays(database: Database) -> None:

@@ -78,7 +78,7 @@ def test_a_table_that_priced_a_request_stays_unless_rows_are_missing(client: Cli
     client.create_device("used")
     table = client.upload_table("used", save(tmp_path, make_table("used")))
     job = client.ask("noise", "latency_ms@used<=2.5")["id"]
-    with pytest.raises(ServiceError, match="requests were priced with table") as error:
+    with pytest.raises(ServiceError, match="requests or fronts were priced with table") as error:
         client.delete_table(table["id"])
     assert error.value.status == 409
     client.cancel(job)

@@ -12,8 +12,9 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from service.domain import JobState
-from service.storage import devices, jobs, subnets, supernets
+from service.storage import devices, jobs, pruning_runs, staging, subnets, supernets, uses
 from service.storage.database import MIGRATIONS, Database
+from service.storage.models import UseRow
 
 DIGEST = "a" * 64
 FILE = {"name": "x", "sha256": DIGEST, "size_bytes": 1}
@@ -42,7 +43,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "spec": {
             "supernet": DIGEST,
             "budget": [],
-            "tables": {},
+            "tables": {"bench": DIGEST},
             "seed": 0,
             "search": {"population": 1, "generations": 1},
         },
@@ -92,6 +93,8 @@ ROWS: dict[str, dict[str, Any]] = {
     },
 }
 
+USES = {(f"table {DIGEST}", f"request {DIGEST}"), (DIGEST, f"subnet {DIGEST}"), (DIGEST, f"supernet {DIGEST}")}
+
 
 def revisions() -> list[str]:
     config = Config()
@@ -116,6 +119,9 @@ def test_a_database_of_an_older_schema_comes_up_to_date_with_its_rows(
         for name, values in ROWS.items():
             table = metadata.tables[name]  # which may lack columns that came later
             connection.execute(table.insert(), {key: value for key, value in values.items() if key in table.columns})
+        if "uses" in metadata.tables:  # as a version that has it writes it; an older schema's rows are read for it
+            uses_table = metadata.tables["uses"]
+            connection.execute(uses_table.insert(), [{"needed": needed, "owner": owner} for needed, owner in USES])
     database.migrate()
     with database.session() as session:
         assert supernets.get(session, "noise").files["manifest.json"].sha256 == DIGEST  # type: ignore[union-attr]
@@ -124,12 +130,19 @@ def test_a_database_of_an_older_schema_comes_up_to_date_with_its_rows(
         assert subnet is not None
         assert (subnet.macs, subnet.params, subnet.latencies["bench"].predicted_ms) == (7, 8, 1.5)
         assert subnets.get_request(session, DIGEST).subnet_id == DIGEST  # type: ignore[union-attr]
+        assert uses.files(session) == staging.named(session) == {DIGEST}
+        assert uses.prices(session, DIGEST)
+        assert {tuple(row) for row in session.execute(sa.select(UseRow.needed, UseRow.owner))} == USES
         job = jobs.get(session, DIGEST)
         assert job is not None
         assert (job.state, job.attempts) == (JobState.RUNNING, 1)
         assert jobs.waiting(session, 10) == [(DIGEST, 0)]  # so the first host to start queues it again
         assert jobs.submit_again(session, DIGEST, 0) == 1
     with database.session() as session:
-        session.execute(sa.text("update subnets set macs = 5000000000"))
-        assert subnets.get_subnet(session, DIGEST).macs == 5_000_000_000  # type: ignore[union-attr]
+        session.execute(sa.text("update subnets set macs = 5000000000, predicted_accuracy = null"))
+        session.execute(sa.text("update subnet_latencies set predicted_accuracy = null"))
+        changed = subnets.get_subnet(session, DIGEST)
+        assert changed is not None
+        assert (changed.macs, changed.pruned) == (5_000_000_000, True)
+        assert pruning_runs.page(session, 10, None).items == ()
     database.close()

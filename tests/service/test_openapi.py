@@ -31,6 +31,7 @@ def test_every_endpoint_of_the_interface_is_described(document: dict[str, Any]) 
         *("GET /latency-tables/{table}", "GET /latency-tables/{table}/content", "DELETE /latency-tables/{table}"),
         *("POST /latency-tables/{table}/estimate", "POST /subnet-requests", "GET /subnet-requests/{request}"),
         *("GET /subnets", "GET /subnets/{subnet}", "GET /subnets/{subnet}/download", "GET /pareto-fronts"),
+        *("GET /pruning-runs", "POST /pruning-runs", "GET /pruning-runs/{run}", "POST /weights"),
         *("GET /jobs", "GET /jobs/{job}", "GET /jobs/{job}/events", "POST /jobs/{job}/cancel"),
         *("GET /healthz", "GET /readyz", "GET /version"),
     }
@@ -72,7 +73,8 @@ def test_shared_headers_are_described(document: dict[str, Any]) -> None:
         found = dict(operations(document))[name]["parameters"]
         return {parameter["name"] for parameter in found if parameter["in"] == "header"}
 
-    assert {"Idempotency-Key", "Prefer"} <= headers("POST /api/v1/subnet-requests")
+    for path in ("subnet-requests", "pruning-runs"):
+        assert {"Idempotency-Key", "Prefer"} <= headers(f"POST /api/v1/{path}")
     assert {"Idempotency-Key"} <= headers("POST /api/v1/devices")
     download = headers("GET /api/v1/subnets/{subnet}/download")
     assert {"If-None-Match", "Range", "If-Range"} <= download

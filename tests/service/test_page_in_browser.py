@@ -151,9 +151,32 @@ def test_an_infeasible_budget_is_explained_and_the_nearest_subnet_can_be_asked_f
     expect(answer.get_by_role("alert")).to_contain_text("Latency on bench ≤ 0.1 ms is the tightest limit")
     expect(answer).to_contain_text("The nearest subnet")
     expect(answer).to_contain_text("% over")
+    expect(answer.get_by_role("heading", name="Smaller than any subnet")).to_be_visible()
+    expect(answer.get_by_role("button", name="Prune it further")).to_be_enabled()
     answer.get_by_role("button", name="Ask for the nearest").click()
     expect(answer.get_by_role("heading", name="Download")).to_be_visible()
     assert float(limit(page, 1).get_by_label("At most").input_value()) > 0.1
+
+
+@pytest.mark.long
+def test_the_offer_to_prune_further_is_taken_and_leads_to_the_pruned_network(page: Any, witness: Witness) -> None:
+    def hurried(route: Any) -> None:
+        quick = {"epochs": 1, "batch_size": 32, "auto_compress": {"proposals": 2, "blocks": 1, "purify_proposals": 0}}
+        route.continue_(post_data=json.dumps(route.request.post_data_json | quick))
+
+    page.route("**/api/v1/pruning-runs", hurried)
+    witness.refused = {409}
+    ready(page)
+    set_limit(page, 0, "macs", "0.5")
+    page.get_by_role("button", name="Find subnet").click()
+    answer = page.get_by_role("region", name="Answer")
+    answer.get_by_role("button", name="Prune it further").click()
+    expect(answer.get_by_role("heading", level=2).first).to_contain_text("Your pruned network")
+    figures = answer.get_by_role("region", name="Figures before and after pruning")
+    expect(figures.get_by_role("columnheader", name="Dense")).to_be_visible()
+    expect(answer).to_contain_text("AutoCompress")
+    answer.get_by_role("heading", level=2).first.get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Pruned network")
 
 
 def test_a_limit_that_is_no_number_is_told_at_its_row_and_nothing_is_sent(page: Any) -> None:

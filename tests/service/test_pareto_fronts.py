@@ -9,12 +9,19 @@ from pathlib import Path
 import httpx
 import pytest
 from small_service import SPACE, make_table, serving, small_settings
+from sqlalchemy import delete
 
 from latency_tables import macs
+from service.app import create_context
 from service.client import Client, ServiceError
-from service.storage import retention, staging
+from service.domain import FrontSpec
+from service.errors import NotFoundError
+from service.handlers import Workshop
+from service.storage import fronts as front_rows
+from service.storage import retention, staging, supernets, uses
 from service.storage.artifacts import open_artifacts
 from service.storage.database import Database
+from service.storage.models import FrontRow
 from supernet import SubnetConfig
 
 
@@ -113,8 +120,63 @@ def test_a_fronts_file_is_in_use_until_its_supernet_is_deleted(data_copy: Path) 
         client.front("noise", metric="macs")
         with database.session() as session:
             named = retention.owners(session)
-            assert set(artifacts.digests()) == staging.in_use(session) == named.keys()
+            assert set(artifacts.digests()) == staging.in_use(session) == named.keys() == uses.files(session)
         assert sum(owner.startswith("front ") for owner in named.values()) == 1
         client.delete_supernet("noise")
     assert not set(artifacts.digests())
     database.close()
+
+
+def test_a_front_of_a_supernet_that_was_deleted_and_registered_again_is_searched_again(
+    data_copy: Path, run_folder: Path
+) -> None:
+    with serving(small_settings(data_copy, front_population=20, front_generations=3)) as url, Client(url) as client:
+        first = client.front("noise", metric="macs", wait_s=120)
+        client.delete_supernet("noise")
+        assert first["id"] not in {job["id"] for job in client.list_jobs()}
+        client.register_run(run_folder, "noise")
+        assert client.front("noise", metric="macs", wait_s=120) == first
+        database = Database(f"sqlite:///{data_copy / 'service.sqlite'}")
+        with database.session() as session:  # as a version left it that did not forget jobs with what they had made
+            session.execute(delete(FrontRow))
+        database.close()
+        assert client.job(first["id"])["state"] == "succeeded"
+        assert client.front("noise", metric="macs", wait_s=120)["points"] == first["points"]
+
+
+def test_what_a_front_under_way_needs_is_not_deleted(data_copy: Path) -> None:
+    with serving(small_settings(data_copy, job_workers=0)) as url, Client(url) as client:
+        client.create_device("bench", runtime="formula")
+        make_table().save(data_copy / "bench.json")
+        table = client.upload_table("bench", data_copy / "bench.json")
+        job = httpx.get(f"{url}/api/v1/pareto-fronts?supernet=noise&device=bench").json()["job"]
+        with pytest.raises(ServiceError, match="supernet 'noise' has waiting or running jobs; cancel them, or wait"):
+            client.delete_supernet("noise")
+        with pytest.raises(ServiceError, match=r"requests or fronts were priced with table .* so it stays"):
+            client.delete_table(table["id"])
+        client.cancel(job["id"])
+        client.delete_table(table["id"])
+        client.delete_supernet("noise")
+
+
+def test_a_front_whose_supernet_is_deleted_while_it_is_searched_leaves_nothing(data_copy: Path) -> None:
+    settings = small_settings(data_copy, front_population=20, front_generations=20)
+    context = create_context(settings)
+    context.database.migrate()
+    with context.database.session() as session:
+        record = supernets.get(session, "noise")
+    assert record is not None
+    before = set(context.artifacts.digests())
+    spec = FrontSpec(record.id, "macs", None, None, settings.front_population, settings.front_generations)
+
+    def progress(stage: str, _fraction: float) -> None:
+        if stage == "searching":  # the job was cancelled, and this process was not told yet
+            with context.database.session(exclusive=True) as session:
+                supernets.delete(session, record.id)
+
+    with pytest.raises(NotFoundError, match="was deleted; register its run again"):
+        Workshop(settings).do("find_front", {"spec": spec.to_dict()}, progress, executor="host")
+    with context.database.session() as session:
+        assert front_rows.get(session, spec.digest) is None
+    assert set(context.artifacts.digests()) == before
+    context.database.close()

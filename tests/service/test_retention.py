@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 from servers import new_database
 from small_service import small_settings
+from sqlalchemy import select, update
 from typer.testing import CliRunner
 
-from service import retention
+from service import exports, retention
 from service.cli import app
 from service.domain import Latency, StoredFile, SubnetRecord, SubnetRequest, SubnetSpec, digest_of, utc_now
 from service.jobs import host
 from service.retention import Cleaning, Limits, clean, parse_age, parse_size, take_stock
 from service.settings import Settings
-from service.storage import jobs, staging, subnets
+from service.storage import jobs, keys, staging, subnets, uses
 from service.storage import retention as retention_rows
 from service.storage.artifacts import ArtifactStore, open_artifacts
 from service.storage.database import Database
 from service.storage.jobs import Run
-from service.storage.models import SubnetRow
+from service.storage.models import ExecutorRow, JobOwnerRow, JobRow, SubnetRow
 from supernet.errors import ConfigError
 
 Stores = tuple[Database, ArtifactStore]
@@ -74,6 +75,10 @@ def stored_subnet(stores: Stores, name: str, *, days_old: float, content: bytes 
         subnets.add_subnet(session, record)
         jobs.succeed(session, Run(spec.digest, 1, "host"), {"subnet": record.id})
         staging.settle(session, ticket)
+        for job_id in exports.job_ids(record.id):
+            jobs.put(session, job_id, exports.EXPORT_SUBNET, {"subnet": record.id})
+            jobs.claim(session, Run(job_id, 1, "host"), most_attempts=3, reason="")
+            jobs.succeed(session, Run(job_id, 1, "host"), {"subnet": record.id})
     return record
 
 
@@ -115,6 +120,8 @@ def test_older_subnets_go_with_request_job_and_files_and_what_is_shared_stays(st
         assert subnets.get_request(session, old.request_id) is None
         assert jobs.get(session, old.request_id) is None
         assert jobs.put(session, old.request_id, "make_subnet", {}) == 1  # asked for again, it is made anew
+        assert [jobs.get(session, job_id) for job_id in exports.job_ids(old.id)] == [None] * 3
+        assert jobs.get(session, exports.job_ids(twin.id)[0]) is not None
     assert clean(*stores, limits) == NOTHING
     stock = take_stock(*stores, read=True)
     assert (stock.missing, stock.altered, stock.orphans) == ((), (), ())
@@ -231,10 +238,13 @@ def test_what_is_missing_or_altered_is_reported_with_its_owner(tmp_path: Path) -
     (tmp_path / "data" / "artifacts" / "sha256" / altered[:2] / altered).write_bytes(b"other")
     found = runner.invoke(app, ["storage", "check", "--read", *arguments])
     assert found.exit_code == 1
-    assert f"missing: {gone} of subnet {record.id}, safetensors; bring it back from a backup" in found.stdout
-    assert f"altered: {altered}; bring it back from a backup" in found.stdout
+    assert (
+        f"missing: {gone} of subnet {record.id}, safetensors; bring it back with: onceforall storage repair BACKUP"
+        in found.stdout
+    )
+    assert f"altered: {altered}; bring it back with: onceforall storage repair BACKUP" in found.stdout
     with database.session() as session:
-        assert retention_rows.owners(session).keys() == staging.in_use(session)
+        assert retention_rows.owners(session).keys() == staging.in_use(session) == uses.files(session)
     document = json.loads(runner.invoke(app, ["storage", "check", "--json", *arguments]).stdout)
     assert (document["missing"], document["altered"]) == ([[gone, f"subnet {record.id}, safetensors"]], None)
     database.close()
@@ -298,9 +308,81 @@ def test_a_host_of_jobs_keeps_to_the_limits_of_its_settings(tmp_path: Path, monk
         database.close()
         worker = host.JobHost(settings)
         worker._tidy()
-        worker._children.close()
+        for children in worker._children:
+            children.close()
         worker._database.close()
     assert asked == [Limits(timedelta(days=1.5), 10)]
+
+
+def test_a_host_whose_tidying_takes_long_goes_on_giving_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidying, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        tidying.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(host.retention, "clean", slow)
+    monkeypatch.setattr(host.queue, "BEAT_S", 0.05)
+    (tmp_path / "data").mkdir()
+    settings = small_settings(tmp_path / "data", job_workers=0, retain_days=1.0)
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    host.queue.migrate(database)
+    worker = host.JobHost(settings)
+
+    def beats() -> float | None:
+        with database.session() as session:
+            return session.scalar(select(ExecutorRow.beat_at))
+
+    try:
+        worker._keep_going()
+        assert tidying.wait(60)
+        for _ in range(3):
+            before, deadline = beats(), time.monotonic() + 60
+            while beats() == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+    finally:
+        go_on.set()
+        worker._come_to_rest()
+        for children in worker._children:
+            children.close()
+        worker._database.close()
+        database.close()
+
+
+def test_with_an_age_limit_what_came_to_nothing_and_ended_jobs_are_forgotten(stores: Stores) -> None:
+    database = stores[0]
+    kept = stored_subnet(stores, "kept", days_old=1)
+    long_ago = (datetime.now(UTC) - timedelta(days=40)).isoformat(timespec="microseconds")
+    spec = SubnetSpec("vain", (), {"bench": "t" * 64}, 0, 10, 10)
+    jobs_of = {"failed": (spec.digest, "make_subnet"), "cancelled": ("c", "find_front"), "succeeded": ("s", "export")}
+    with database.session() as session:
+        subnets.add_request(session, SubnetRequest(spec.digest, spec, None, long_ago))
+        for state, (job_id, kind) in jobs_of.items():
+            jobs.put(session, job_id, kind, {})
+            keys.own_job(session, job_id, "somebody")
+            session.execute(
+                update(JobRow).where(JobRow.id == job_id).values(state=state, updated_at=long_ago, created_at=long_ago)
+            )
+        jobs.put(session, "waits", "find_front", {})
+        session.execute(update(JobRow).where(JobRow.id == "waits").values(updated_at=long_ago))
+        session.execute(update(JobRow).where(JobRow.id == kept.request_id).values(updated_at=long_ago))
+        assert uses.prices(session, "t" * 64)
+    clean(*stores, Limits(age=timedelta(days=60)))
+    with database.session() as session:
+        assert all(jobs.get(session, job_id) for job_id, _ in jobs_of.values())
+    clean(*stores, Limits(age=timedelta(days=30)))
+    with database.session() as session:
+        assert [jobs.get(session, job_id) for job_id, _ in jobs_of.values()] == [None] * 3
+        assert subnets.get_request(session, spec.digest) is None
+        assert not uses.prices(session, "t" * 64)
+        assert list(session.scalars(select(JobOwnerRow.job_id))) == []
+        assert jobs.get(session, "waits") is not None  # it still waits
+        assert jobs.get(session, kept.request_id) is not None  # it goes with its subnet
+    assert names(stores) == {"kept"}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from supernet.evaluation import BATCH_SIZE, count_correct, find_correct
+from supernet.evaluation import BATCH_SIZE, confidence_interval, count_correct, find_correct
 from supernet.images import Normalisation
 
 
@@ -32,3 +33,11 @@ def test_correct_answers_are_found_image_by_image_across_batches() -> None:
     assert correct.dtype == torch.bool
     assert (~correct).nonzero().flatten().tolist() == wrong.tolist()
     assert count_correct(Brightness().eval(), images, labels, 8, plain) == count - 5
+
+
+@pytest.mark.parametrize(
+    ("correct", "low", "high"),
+    [(8, 0.4902, 0.9433), (0, 0.0, 0.2775), (10, 0.7225, 1.0)],  # of 10; Wilson's formula by hand
+)
+def test_the_confidence_interval_is_wilsons(correct: int, low: float, high: float) -> None:
+    assert confidence_interval(correct, 10) == pytest.approx((low, high), abs=1e-4)

@@ -30,20 +30,20 @@ function showOutcome(...children) {
 async function showSubnet(id) {
   const page = await getPage(`/subnets/${id}`);
   const answer = document.adoptNode(page.getElementById("subnet"));
-  showOutcome(el("h2", {}, "Your subnet ", el("a", { href: `/subnets/${id}` }, el("code", {}, id.slice(0, 10)))), answer);
+  showOutcome(el("h2", {}, page.title.startsWith("Pruned") ? "Your pruned network " : "Your subnet ", el("a", { href: `/subnets/${id}` }, el("code", {}, id.slice(0, 10)))), answer);
   say("Done.");
 }
 
 function showRefusal(error) {
-  const { tightest, nearest } = error.problem ?? {};
-  if (tightest && nearest) return showInfeasible(tightest, nearest);
+  const { tightest, nearest, offer } = error.problem ?? {};
+  if (tightest && nearest) return showInfeasible(tightest, nearest, offer);
   const sentences = error instanceof Refusal ? error.sentences : [error.message];
   showOutcome(el("div", { class: "notice bad", role: "alert" }, el("h2", {}, "The service refused"), ...sentences.map((text) => el("p", {}, text))));
   return undefined;
 }
 
-/** No subnet meets the budget: the limit that is hardest to meet, and the subnet that comes nearest. */
-function showInfeasible(tightest, nearest) {
+/** No subnet meets the budget: the limit that is hardest to meet, the subnet that comes nearest, and what may help. */
+function showInfeasible(tightest, nearest, offer) {
   const name = tightest.device ? `${tightest.metric}@${tightest.device}` : tightest.metric;
   const asked = tightest.relative ? `${(100 * tightest.max).toPrecision(4)} % of the largest` : trimmed(figure(tightest.max, name));
   const over = Object.entries(nearest.excess).map(([limit, share]) => el("li", {}, `${costName(limit)} is ${(100 * share).toPrecision(3)} % over`));
@@ -61,23 +61,62 @@ function showInfeasible(tightest, nearest) {
       el("dl", { class: "facts small" }, fact("Predicted accuracy", percent(nearest.predicted_accuracy)),
         ...costs.map(([cost, value]) => fact(costName(cost), figure(value, cost))), fact("Resolution", `${nearest.config.resolution} px`)),
       el("div", { class: "actions" }, button)),
+    ...(offer ? [pruning(offer)] : []),
   );
+}
+
+/** The offer to prune the nearest subnet further, with a button that takes it. */
+function pruning({ url, body, note }) {
+  const button = el("button", { type: "button" }, "Prune it further");
+  button.addEventListener("click", () => attempt(() => order(url, body)));
+  return el("div", { class: "card" }, el("h2", {}, "Smaller than any subnet"),
+    el("p", {}, `The service ${note}. It trains on ${body.data === "run-images" ? "the images of the supernet’s run" : body.data}, which takes a while.`),
+    el("div", { class: "actions" }, button));
 }
 
 const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
 
 /** Ask, wait, show. */
-async function ask() {
+function ask() {
   const json = { supernet: supernet(), constraints: budgetOf(form), seed: Number(form.elements.seed.value || 0) };
-  let request = await getJson(`${API}/subnet-requests`, { method: "POST", json });
+  return order(`${API}/subnet-requests`, json);
+}
+
+/** Order a network (a subnet request or a pruning run), wait, show. */
+async function order(url, json) {
+  let request = await getJson(url, { method: "POST", json });
   if (!request.subnet) {
     const job = await wait(request.job);
     if (job.state === "cancelled") return say("Cancelled.");
     if (job.state !== "succeeded") throw new Refusal({ detail: job.error?.message ?? `the job was ${job.state}; ask again`, ...(job.error?.details ?? {}) });
-    request = await getJson(`${API}/subnet-requests/${request.id}`);
+    request = await getJson(`${url}/${request.id}`);
   }
   await showSubnet(request.subnet.id);
   return picture();
+}
+
+/** Do what a button asks for, and say how it ends. */
+async function attempt(action) {
+  markFaults(form, []);
+  submit.disabled = true;
+  outcome.hidden = true;
+  say("Asking …");
+  try {
+    await action();
+  } catch (error) {
+    if (error.faults) {
+      say("Not sent: see the marked limit.");
+      markFaults(form, error.faults); // found here, so the focus goes to the field
+    } else {
+      say("Refused.");
+      markFaults(form, error.problem?.faults ?? []);
+      showRefusal(error);
+    }
+  } finally {
+    submit.disabled = false;
+    byId("working").hidden = byId("cancel").hidden = true;
+    byId("progress").value = 0;
+  }
 }
 
 async function wait(job) {
@@ -119,28 +158,9 @@ if (form) {
       byId("cancel").disabled = false;
     }
   });
-  form.addEventListener("submit", async (event) => {
+  form.addEventListener("submit", (event) => {
     event.preventDefault();
-    markFaults(form, []);
-    submit.disabled = true;
-    outcome.hidden = true;
-    say("Asking …");
-    try {
-      await ask();
-    } catch (error) {
-      if (error.faults) {
-        say("Not sent: see the marked limit.");
-        markFaults(form, error.faults); // found here, so the focus goes to the field
-      } else {
-        say("Refused.");
-        markFaults(form, error.problem?.faults ?? []);
-        showRefusal(error);
-      }
-    } finally {
-      submit.disabled = false;
-      byId("working").hidden = byId("cancel").hidden = true;
-      byId("progress").value = 0;
-    }
+    attempt(ask);
   });
   picture();
 }

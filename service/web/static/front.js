@@ -36,7 +36,7 @@ export async function showFront(supernet, onAsk) {
       if (turn === latest) holder.querySelector(".note")?.replaceChildren(said);
     });
     searched.catch(() => {}); // it is awaited below, after what may fail before
-    stored = await getAll(`${API}/subnets`, { supernet, sort: "-accuracy" }, MOST_STORED);
+    stored = await getAll(`${API}/subnets`, { supernet, sort: "-accuracy", pruned: false }, MOST_STORED);
     let front = await Promise.race([searched, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
     if (front === undefined && turn === latest && drawn !== name()) show(null, said); // what there is, until it comes
     front = await searched;

@@ -1,0 +1,38 @@
+"""/weights: what a pruning run of a named architecture begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+
+from service import weights
+from service.api.dependencies import ContextDep, media_type
+from service.api.openapi import problems
+from service.api.pruning_schemas import WeightsOut
+from service.folder import temporary_folder
+from supernet.errors import writing
+
+router = APIRouter(prefix="/weights", tags=["pruning runs"])
+
+_TYPE = "application/octet-stream"
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {_TYPE: {"schema": {"type": "string", "format": "binary"}, "example": "a safetensors file"}},
+    }
+}
+
+
+@router.post("", status_code=201, responses=problems(413, 415, 422), openapi_extra=_BODY)
+async def upload(request: Request, context: ContextDep) -> WeightsOut:
+    """Upload weights: one safetensors file as the body. They go after an hour unless a pruning run names them."""
+    if media_type(request) != _TYPE:
+        raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: {_TYPE}")
+    with temporary_folder(context.settings.cache_dir, "upload") as folder:
+        path = folder / weights.NAME
+        with writing(path), path.open("wb") as file:
+            async for chunk in request.stream():
+                await run_in_threadpool(file.write, chunk)
+        return WeightsOut.of(*await run_in_threadpool(weights.store, context, path))

@@ -1,0 +1,67 @@
+"""What the client makes of answers that a sound service gives seldom or never."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from service import client as module
+from service.client import Client, ServiceError
+
+JOB = {"id": "j" * 64, "stage": "done", "fraction": 1.0, "error": None}
+EVENTS = (
+    "data: " + '{"id": "' + "j" * 64 + '", "state": "succeeded", "stage": "done", "fraction": 1.0, "error": null}\n\n'
+)
+
+
+def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
+    client = Client("http://service")
+    client._http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer))
+    return client
+
+
+def pending(state: str, **headers: str) -> httpx.Response:
+    return httpx.Response(202, json={"points": None, "job": JOB | {"state": state}}, headers=headers)
+
+
+def test_a_front_is_asked_for_again_as_late_as_the_service_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        pending("queued", **{"Retry-After": "3"}),
+        pending("running"),
+        httpx.Response(200, json={"points": []}),
+    ]
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    with client_of(lambda _request: answers.pop(0)) as client:
+        assert client.front("noise") == {"points": []}
+    assert slept == [3.0, 1.0]
+
+
+def test_a_front_that_is_not_there_after_its_job_is_an_error_and_no_wait_for_ever() -> None:
+    with client_of(lambda _request: pending("succeeded")) as client:
+        begin = time.monotonic()
+        with pytest.raises(ServiceError, match="job jjjjjjjjjjjj succeeded, and its front is not there; ask again"):
+            client.front("noise", wait_s=3600)
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("subnet", "lacking"), [(None, "the network"), ({"files": [{"format": "safetensors"}, {"format": "onnx"}]}, "pt2")]
+)
+def test_what_is_not_there_after_its_jobs_is_an_error_that_names_it(
+    subnet: dict[str, Any] | None, lacking: str
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/events"):
+            return httpx.Response(200, text=EVENTS)
+        return httpx.Response(200, json={"id": "r" * 64, "job": JOB, "subnet": subnet})
+
+    with (
+        client_of(answer) as client,
+        pytest.raises(ServiceError, match=f"request rrrrrrrrrrrr succeeded without {lacking}, which"),
+    ):
+        client.request_subnet("noise", "macs<=3M", formats=["onnx", "pt2"])
