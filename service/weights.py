@@ -18,7 +18,7 @@ NAME = "weights.safetensors"
 
 def store(context: Context, path: Path) -> tuple[StoredFile, int]:
     """Check an uploaded file and store it. It is announced and named by no row, so it goes like what a killed upload
-    left: after `staging.GRACE_S`, or when the service starts again, unless a run names it by then.
+    left: after `staging.GRACE_S`, unless a run names it by then.
 
     Returns:
         The file, and the number of its tensors.

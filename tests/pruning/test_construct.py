@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import Plan, ZeroInvariantGroups, construct_subnet
-from pruning.artefact import load_compact, load_plan, save_compact
+from pruning.artefact import load_compact, load_plan, program_as_onnx, save_compact
 from pruning.construct import compare, construct_kept
 from pruning.selftest import telling_copy
 from supernet.errors import CheckpointError, ConfigError, ConstructionError
@@ -158,6 +158,12 @@ def test_onnx_computes_the_same(tmp_path: Path) -> None:
     compact, plan = construct_subnet(pruned, groups)
     files = save_compact(tmp_path, compact, plan, IMAGES, formats=["onnx"])  # compares before the file appears
     assert files[-1].name == "model.onnx"
+    save_compact(tmp_path, compact, plan, IMAGES, formats=["torch-export"])
+    program_as_onnx(tmp_path / "model.pt2", tmp_path / "again.onnx", IMAGES)  # likewise
+    assert (tmp_path / "again.onnx").is_file()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        program_as_onnx(tmp_path / "absent.pt2", tmp_path / "never.onnx", IMAGES)
+    assert not (tmp_path / "never.onnx").exists()
     assert files[-1].stat().st_size > 1000
 
 

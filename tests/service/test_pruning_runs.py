@@ -88,8 +88,11 @@ def test_a_stored_subnet_is_pruned_to_the_target_and_its_card_says_what_was_reac
 
 
 def test_its_files_compute_what_the_card_says_with_and_without_the_networks_code(
-    source: dict[str, Any], pruned: dict[str, Any], client: Client, tmp_path: Path
+    source: dict[str, Any], pruned: dict[str, Any], client: Client, url: str, tmp_path: Path
 ) -> None:
+    wrong = httpx.get(f"{url}/api/v1/subnets/{pruned['id']}/download?format=config")
+    assert wrong.status_code == 422
+    assert "this one has no file 'config'; allowed: safetensors, plan, pt2, card, onnx" in wrong.json()["detail"]
     client.download(pruned["id"], tmp_path / "pruned")
     client.download(source["id"], tmp_path / "source")
     names = {path.name for path in (tmp_path / "pruned").iterdir()}
@@ -135,6 +138,7 @@ def test_a_pruned_network_is_among_the_subnets_and_can_be_told_from_them(
     assert brief.items() <= pruned.items()
 
 
+@pytest.mark.long
 def test_onnx_is_made_when_it_is_asked_for_and_computes_the_same(
     pruned: dict[str, Any], client: Client, url: str, tmp_path: Path
 ) -> None:
@@ -150,9 +154,6 @@ def test_onnx_is_made_when_it_is_asked_for_and_computes_the_same(
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():
         assert torch.allclose(torch.from_numpy(found), load_compact(tmp_path)(images), atol=1e-4)
-    wrong = httpx.get(f"{url}/api/v1/subnets/{pruned['id']}/download?format=config")
-    assert wrong.status_code == 422
-    assert "this one has no file 'config'; allowed: safetensors, plan, pt2, card" in wrong.json()["detail"]
 
 
 def test_runs_are_listed_by_method_and_source(
