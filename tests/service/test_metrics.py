@@ -200,7 +200,10 @@ def test_the_count_of_stored_files_of_an_older_schema_is_made_up_for(tmp_path: P
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        files = {"a": {"name": "a", "sha256": "0" * 64, "size_bytes": 5}, "b": {"name": "b", "size_bytes": 7}}
+        files = {
+            "a": {"name": "a", "sha256": "0" * 64, "size_bytes": 5},
+            "b": {"name": "b", "sha256": "1" * 64, "size_bytes": 7},
+        }
         row = {"id": "s", "files": json.dumps(files), "created_at": utc_now()}
         columns = ("request_id", "supernet_id", "space", "config_digest")
         connection.execute(
