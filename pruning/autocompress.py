@@ -14,6 +14,7 @@ result.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +43,7 @@ from pruning.targets import Target
 from pruning.trace import copy_of
 from pruning.units import Masks, UnitSet
 from pruning.weights import Counts, Kept, WeightMatrices, energies_of
-from supernet.errors import ConfigError, ConstructionError
+from supernet.errors import ConfigError, ConstructionError, InfeasibleBudgetError
 from supernet.files import write_json
 from supernet.tensors import digest_of
 from supernet.training.in_memory import ImageData
@@ -386,10 +387,12 @@ class _Run:
         while not search.done:
             point = search.ask()
             found = candidate(point)
-            search.tell(
-                point,
-                worth(100 * (1 - self._cost_of(found) / cost), base - self._quick(found), settings.allowed_drop),
-            )
+            if all(int(units.sum()) == 1 for units in found.units):  # a network that no later round could prune
+                value = -math.inf
+            else:
+                percent = 100 * (1 - self._cost_of(found) / cost)
+                value = worth(percent, base - self._quick(found), settings.allowed_drop)
+            search.tell(point, value)
             self.work = {**self.work, "search": search.state_dict()}
             self._tick(
                 settings.purify_epochs + search.told,
@@ -413,7 +416,13 @@ class _Run:
         }
         self.record |= {"error": plan.error, "signal": plan.signal}
         self.plan = composed(self.plan, plan)
-        self._enter_model(compact)
+        try:
+            self._enter_model(compact)
+        except ConfigError as error:
+            raise InfeasibleBudgetError(
+                f"the target is out of reach: with the least of every layer in round {self.round + 1}, {error}; choose"
+                " a higher limit"
+            ) from error
         self.kept = self.matrices.restricted(self.matrices.whole().units, masks)
 
     def _retrain(self) -> None:

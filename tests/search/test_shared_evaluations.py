@@ -179,7 +179,7 @@ def _start(run: Path, *torchrun: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_under_torchrun_are_killed_and_go_on_to_what_one_measures(tiny_run: Path, tmp_path: Path) -> None:
     two = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
     for name in ("one", "two"):

@@ -88,7 +88,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> None:
     run, config, out = tmp_path / "run", tmp_path / "subnet.json", tmp_path / "subnet"
     stages = "largest=1,kernel=1,depth1=1,depth2=1,width1=1,width2=1"
@@ -253,7 +253,7 @@ def test_the_demo_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
 def test_the_demo_ends_by_itself_with_a_subnet_within_each_budget(tmp_path: Path) -> None:
     """The whole job as `make demo` does it, only shorter."""
     out = tmp_path / "demo"
-    done = _onceforall("demo", "--out", out, "--epochs", 6, "--count", 30)
+    done = _onceforall("demo", "--out", out, "--epochs", 2, "--count", 30)
     assert done.returncode == 0, done.stderr
     table = LatencyTable.load(out / "this-cpu.json")
     for name in ("tight", "middle", "loose"):
