@@ -59,7 +59,9 @@ def test_every_point_meets_the_target_by_exact_count(dimensions: str, cost: str,
     assert found <= limit
     assert [int(mask.sum()) for mask in kept.units] == list(counts.units)
     if dimensions in ("combined", "weights") and cost == "params":
-        assert found >= 0.995 * limit
+        # of so small a network 0.5 % can be less than a column, the finest step there is
+        column = min(int(mask.any(1).sum()) for mask in kept.weights.values()) if dimensions == "combined" else 0
+        assert limit - found <= max(0.005 * limit, column)
 
 
 @pytest.mark.parametrize("dimensions", ["filters", "channels"])
