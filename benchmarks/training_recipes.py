@@ -12,8 +12,8 @@ regularisation and learning rates of the preset "small-images". The rates were c
 of 32 (for "alphanet" and "delayed" not at all), the weight of true labels and the place of dropout on held-out images
 of "fashion-mnist-short", seed 0. "none" is the largest network alone, cut down to each subnet. "*-no-labels": the
 subnets that the largest network teaches see no true label, and have dropout as it has. "alone-*" are the same subnets,
-each trained from its own random start as a space of one. "sandwich-four" and all "*-no-labels" train four subnets a
-step, as published, "sandwich" six. "random-equal-cost" and "sandwich-equal-cost" train for more or fewer epochs than
+each trained from its own random start as a space of one. "sandwich-six" trains six subnets a step,
+"sandwich" four, as published. "random-equal-cost" and "sandwich-equal-cost" train for more or fewer epochs than
 the others, so that they cost about as much as "progressive". Accuracy is on the test part, which
 decides nothing. Cost is the multiply-adds of all forward passes, counted exactly, because seconds on a shared machine
 say little. Finished trainings are not repeated, killed ones go on. FOLDER holds CIFAR-10 as images: train/CLASS/*.jpg
@@ -44,7 +44,7 @@ from supernet.spaces import SearchSpace, get_space, register_space
 from supernet.spaces.inverted_residual import inverted_residual_space
 from supernet.spaces.mobilenet_v3 import TINY_PLAN
 from supernet.training.data import ImageData, load_data
-from supernet.training.recipes import PUBLISHED_SANDWICH, SMALL_IMAGES, build_stages
+from supernet.training.recipes import SMALL_IMAGES, build_stages
 from supernet.training.sampling import draw_subnets
 from supernet.training.settings import TrainingSettings
 from supernet.training.trainer import exclusive, start_run, train
@@ -66,9 +66,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 RECIPE_ARMS = ("progressive", "progressive-sandwich", "none", "random", "sandwich", "alphanet", "delayed")
 NO_LABELS = {f"{recipe}-no-labels": recipe for recipe in ("sandwich", "progressive-sandwich")}
 """Arm -> recipe, as it was before: the subnets that the largest network teaches see no true label, but dropout."""
-FOUR = {"sandwich-four": "sandwich"}
-"""Arm -> recipe with the largest, the smallest and two random subnets a step, as published."""
-EQUAL_COST = {"random-equal-cost": ("random", 4.3), "sandwich-equal-cost": ("sandwich", 0.55)}
+SIX = {"sandwich-six": "sandwich"}
+"""Arm -> recipe with the largest, the smallest and four random subnets a step."""
+EQUAL_COST = {"random-equal-cost": ("random", 4.3), "sandwich-equal-cost": ("sandwich", 0.8)}
 """Arm -> recipe and how many times the setting's epochs: about the multiply-adds of "progressive"."""
 UNIFORM = {  # subnet -> depth of all stages, kernel and expand ratio of all blocks, number of the resolution
     "smallest": (2, 3, 3, 0),
@@ -89,7 +89,7 @@ def main() -> None:
     run.add_argument(
         "--arms",
         nargs="+",
-        default=[*RECIPE_ARMS, *FOUR, *NO_LABELS, *EQUAL_COST, *(f"alone-{name}" for name in UNIFORM)],
+        default=[*RECIPE_ARMS, *SIX, *NO_LABELS, *EQUAL_COST, *(f"alone-{name}" for name in UNIFORM)],
     )
     run.add_argument("--data-root", type=Path)
     run.add_argument("--work", type=Path, default=Path("runs/training_recipes"), help="where unfinished runs are")
@@ -120,14 +120,14 @@ def measure(setting_name: str, arm: str, seed: int, data: ImageData, path: Path)
     alone = arm.removeprefix("alone-") if arm.startswith("alone-") else None
     resolutions: tuple[int, ...] = setting["resolutions"]
     space = get_space(SPACE) if alone is None else _space_of_one(alone, resolutions)
-    named = NO_LABELS | FOUR | {"none": "progressive"}
+    named = NO_LABELS | SIX | {"none": "progressive"}
     recipe, share = EQUAL_COST.get(arm, (named.get(arm, "random" if alone else arm), 1))
     epochs = round(share * setting["epochs"])
     preset = SMALL_IMAGES
     if arm in NO_LABELS:
         preset = replace(preset, label_ratio=0.0)
-    if arm in FOUR or arm in NO_LABELS:
-        preset = replace(preset, sandwich_subnets=PUBLISHED_SANDWICH)
+    if arm in SIX:
+        preset = replace(preset, sandwich_subnets=6)
     stages = build_stages(recipe, space, preset, epochs={"largest": epochs} if arm == "none" else epochs)
     if alone is None:
         stages = tuple(replace(stage, choices={**stage.choices, "resolution": resolutions}) for stage in stages)
@@ -230,7 +230,7 @@ def report() -> None:
         if not runs:
             continue
         table: dict[str, Any] = {}
-        for arm in (*RECIPE_ARMS, *FOUR, *NO_LABELS, *EQUAL_COST, "alone"):
+        for arm in (*RECIPE_ARMS, *SIX, *NO_LABELS, *EQUAL_COST, "alone"):
             mine = [run for run in runs if run["arm"] == arm or (arm == "alone" and run["arm"].startswith("alone-"))]
             cells: dict[str, list[tuple[int, float, float]]] = {}
             for run in mine:

@@ -24,7 +24,7 @@ SHARES = {"tight": 0.15, "middle": 0.4, "loose": 0.75}
 
 def demo(
     out: Annotated[Path, typer.Option(help="New folder for everything that the demo makes.")] = Path("demo-output"),
-    epochs: Annotated[int, typer.Option(help="Training epochs in all; fewer is quicker and less accurate.")] = 14,
+    epochs: Annotated[int, typer.Option(help="Training epochs in all; fewer is quicker and less accurate.")] = 20,
     count: Annotated[int, typer.Option(help="Subnets to measure for the predictor.")] = 120,
 ) -> None:
     """Train on handwritten digits, profile this machine, serve, and fetch a subnet for each of three budgets."""

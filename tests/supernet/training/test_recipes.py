@@ -130,8 +130,8 @@ def test_alphanet_is_the_sandwich_with_another_divergence(tiny: SearchSpace) -> 
     (sandwich,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=5)
     (alpha,) = build_stages("alphanet", tiny, SMALL_IMAGES, epochs=5)
     assert (sandwich.divergence, alpha.divergence) == ("cross-entropy", "alpha")
-    assert (sandwich.sampling, sandwich.teacher, sandwich.subnets_per_step) == ("sandwich", "in-place", 6)
-    assert (alpha.sampling, alpha.teacher, alpha.subnets_per_step) == ("sandwich", "in-place", 6)
+    assert (sandwich.sampling, sandwich.teacher, sandwich.subnets_per_step) == ("sandwich", "in-place", 4)
+    assert (alpha.sampling, alpha.teacher, alpha.subnets_per_step) == ("sandwich", "in-place", 4)
 
 
 @pytest.mark.parametrize("preset", [SMALL_IMAGES, IMAGENET])

@@ -144,7 +144,7 @@ def test_taught_subnets_see_true_labels_by_the_stages_ratio(
     assert first[2] - first[1] == pytest.approx(first[1] - first[0], rel=1e-4)
 
 
-@pytest.mark.parametrize(("everywhere", "expected"), [(False, [0.5, 0, 0, 0, 0, 0]), (True, [0.5] * 6)])
+@pytest.mark.parametrize(("everywhere", "expected"), [(False, [0.5, 0, 0, 0]), (True, [0.5] * 4)])
 def test_of_a_sandwich_only_the_largest_has_dropout(
     everywhere: bool,
     expected: list[float],
