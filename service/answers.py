@@ -17,6 +17,7 @@ from service import exports
 from service.callers import Caller, submit
 from service.context import Context
 from service.domain import Job, JobState, SubnetRecord
+from service.errors import NotFoundError
 from service.storage import jobs, subnets
 
 
@@ -67,11 +68,15 @@ class Kind(Generic[Request]):
     """A kind of request.
 
     Attributes:
+        name: what one is called in messages.
+        address: where one is asked for.
         job: kind of its jobs.
         get: row of that id.
         add: inserts a row.
     """
 
+    name: str
+    address: str
     job: str
     get: Callable[[Session, str], Request | None]
     add: Callable[[Session, Request], None]
@@ -105,22 +110,25 @@ class Kind(Generic[Request]):
             return _with_formats(context, caller, known)
         wanted = exports.MADE_ON_DEMAND.keys() & set(formats)
         if known is not None and known.job is not None and not known.job.state.is_final:
-            if wanted:  # the job makes those that are wanted when it comes to them
-                with context.database.session(exclusive=True) as session:
-                    subnets.want_formats(session, request.id, wanted)
-            return known
-        check()
-        with context.database.session(exclusive=True) as session:
-            before_adding(session)
-            stored = self.get(session, request.id)
-            if stored is None:
-                self.add(session, request)
-                session.flush()
-            subnets.want_formats(session, request.id, wanted)
-            if stored is None or stored.subnet_id is None:  # otherwise it was made a moment ago
-                submit(context, session, caller, self.job, request.id, {"request": request.id})
-        answer = self.find(context, request.id)
+            if not wanted:
+                return known
+            with context.database.session(exclusive=True) as session:
+                subnets.want_formats(session, request.id, wanted)
+        else:
+            check()
+            with context.database.session(exclusive=True) as session:
+                before_adding(session)
+                stored = self.get(session, request.id)
+                if stored is None:
+                    self.add(session, request)
+                    session.flush()
+                subnets.want_formats(session, request.id, wanted)
+                if stored is None or stored.subnet_id is None:
+                    submit(context, session, caller, self.job, request.id, {"request": request.id})
+        answer = self.find(context, request.id, formats)
         assert answer is not None
+        if answer.subnet is not None:  # made meanwhile, perhaps without looking once more what is wanted
+            return _with_formats(context, caller, answer)
         return answer
 
     def find(self, context: Context, request_id: str, formats: Collection[str] = ()) -> Answer[Request] | None:
@@ -138,6 +146,17 @@ class Kind(Generic[Request]):
             subnet = None if request.subnet_id is None else subnets.get_subnet(session, request.subnet_id)
             lacking = () if subnet is None else exports.lacking(subnet, formats)
             return Answer(request, jobs.get(session, request_id), subnet, lacking)
+
+    def show(self, context: Context, request_id: str) -> Answer[Request]:
+        """What is known about a request that somebody made.
+
+        Raises:
+            NotFoundError: nobody did.
+        """
+        answer = self.find(context, request_id)
+        if answer is None:
+            raise NotFoundError(f"no {self.name} {request_id!r}; POST it to {self.address}")
+        return answer
 
     def again(self, context: Context, before: Answer[Request], formats: Collection[str]) -> Answer[Request]:
         """The answer now; it keeps the job that was waited for, so that a failed one can be told."""

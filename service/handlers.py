@@ -77,7 +77,7 @@ class Workshop:
         with self._bench.database.session() as session:
             request = kind.get(session, request_id)
         if request is None:
-            raise NotFoundError(f"the request {request_id[:12]} is gone; send it again")
+            raise NotFoundError(f"the {kind.name} {request_id[:12]} is gone; send it again")
         subnet_id = request.subnet_id  # there already where a host died before it could say so
         if subnet_id is None:
             subnet_id = make(self._bench, request, progress, executor)

@@ -9,10 +9,10 @@ from latency_tables import Budget
 from search import NoSubnetError
 from service import pruning_data
 from service.context import Context
+from service.pruning_runs import RUNS
 from service.pruning_spec import AUTO_COMPRESS
 from service.storage import supernets
 
-ADDRESS = "/api/v1/pruning-runs"
 LEAST_SHARE = 0.05
 """Less of a subnet than this is not offered: hardly a network is left."""
 _STANDS_FOR = {"latency_ms": "macs", "size_bytes": "params"}
@@ -63,4 +63,4 @@ def below(context: Context, supernet_id: str, budget: Budget, seed: int, error: 
     notes = [f"prunes the nearest subnet to {', '.join(f'{metric} <= {value}' for metric, value in limits.items())}"]
     if estimated:
         notes.append(f"estimates {', '.join(estimated)}: see what is measured")
-    return {"url": ADDRESS, "body": body, "note": "; ".join(notes)}
+    return {"url": RUNS.address, "body": body, "note": "; ".join(notes)}

@@ -14,7 +14,7 @@ from service.answers import Answer, Kind
 from service.callers import Caller
 from service.context import Context
 from service.domain import SupernetRecord, utc_now
-from service.errors import Fault, FaultsError, NotFoundError
+from service.errors import Fault, FaultsError
 from service.folder import temporary_folder
 from service.pruning_inputs import fetch
 from service.pruning_spec import (
@@ -32,7 +32,7 @@ from service.verify import verify_pruning
 from supernet.arch import SubnetConfig
 from supernet.errors import ConfigError
 
-RUNS = Kind(PRUNE_NETWORK, pruning_runs.get, pruning_runs.add)
+RUNS = Kind("pruning run", "/api/v1/pruning-runs", PRUNE_NETWORK, pruning_runs.get, pruning_runs.add)
 METRICS = ("macs", "params", "latency_ms")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "oto": {"epochs": 20, "learning_rate": 0.05},
@@ -119,18 +119,6 @@ def known(context: Context, wish: Wish) -> Answer[PruningRun] | None:
         return answer
     under_way = answer.subnet is None and answer.job is not None and not answer.job.state.is_final
     return answer if under_way else None
-
-
-def get(context: Context, run_id: str) -> Answer[PruningRun]:
-    """What is known about a run.
-
-    Raises:
-        NotFoundError: nobody asked for it.
-    """
-    answer = RUNS.find(context, run_id)
-    if answer is None:
-        raise NotFoundError(f"no pruning run {run_id!r}; POST it to /api/v1/pruning-runs")
-    return answer
 
 
 def resolve(context: Context, wish: Wish) -> PruningSpec:

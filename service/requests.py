@@ -13,12 +13,12 @@ from service.answers import Answer, Kind
 from service.callers import Caller
 from service.context import Context
 from service.domain import SubnetRequest, SubnetSpec, SupernetRecord, utc_now
-from service.errors import Fault, FaultsError, InfeasibleError, NotFoundError
+from service.errors import Fault, FaultsError, InfeasibleError
 from service.storage import devices, subnets, supernets
 from service.storage.subnets import Known
 
 MAKE_SUBNET = "make_subnet"
-SUBNETS = Kind(MAKE_SUBNET, subnets.get_request, subnets.add_request)
+SUBNETS = Kind("subnet request", "/api/v1/subnet-requests", MAKE_SUBNET, subnets.get_request, subnets.add_request)
 
 
 @dataclass(frozen=True)
@@ -121,23 +121,11 @@ def resolve(context: Context, wish: Wish) -> SubnetSpec:
     return _spec(context, record.id, chosen, wish)
 
 
-def get(context: Context, request_id: str) -> Answer[SubnetRequest]:
-    """What is known about a request.
-
-    Raises:
-        NotFoundError: nobody asked for it.
-    """
-    answer = SUBNETS.find(context, request_id)
-    if answer is None:
-        raise NotFoundError(f"no subnet request {request_id!r}; POST it to /api/v1/subnet-requests")
-    return answer
-
-
 def infeasible(error: NoSubnetError, offer: Mapping[str, Any] | None) -> InfeasibleError:
     """The search's refusal with its figures, and the pruning run that may do it nevertheless, as plain JSON types."""
     if offer is None:
         return InfeasibleError(str(error), error.to_dict())
-    step = f"; or prune the nearest one further: POST the offer's body to {offers.ADDRESS}"
+    step = f"; or prune the nearest one further: POST the offer's body to {offer['url']}"
     return InfeasibleError(f"{error}{step}", error.to_dict() | {"offer": dict(offer)})
 
 

@@ -72,7 +72,7 @@ def browse(context: ContextDep, query: Annotated[PruningRunQuery, Query()]) -> P
 @router.get("/{run}", responses=problems(404, 422))
 def show(context: ContextDep, run: DigestPath) -> PruningRunOut:
     """The exact spec with every name resolved, the job, and the pruned network once it is there."""
-    answer = pruning_runs.get(context, run)
+    answer = pruning_runs.RUNS.show(context, run)
     return PruningRunOut.of_answer(answer.request, answer.job, answer.subnet)
 
 

@@ -52,7 +52,7 @@ async def ask(request: Request, context: ContextDep, caller: CallerDep, body: Su
 @router.get("/{request}", responses=problems(404, 422))
 def show(context: ContextDep, request: DigestPath) -> SubnetRequestOut:
     """The exact spec with every name resolved, the job, and the subnet once it is there."""
-    answer = requests.get(context, request)
+    answer = requests.SUBNETS.show(context, request)
     return SubnetRequestOut.of(answer.request, answer.job, answer.subnet)
 
 
@@ -91,7 +91,7 @@ def _known(context: Context, rendered: Rendered, wish: Wish) -> bytes | None:
         return None
 
     def make() -> bytes:
-        answer = requests.get(context, request_id)
+        answer = requests.SUBNETS.show(context, request_id)
         return _render(answer)
 
     return rendered.get_or_make(("request", request_id), state, make)

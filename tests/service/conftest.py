@@ -10,6 +10,8 @@ from small_service import make_run, make_table, serving, small_settings
 
 from service.client import Client
 from service.settings import Settings
+from service.storage.artifacts import ObjectArtifacts, open_artifacts
+from service.storage.database import Database
 
 __all__ = ["postgres_server", "postgres_url", "s3_server", "s3_url"]
 
@@ -49,6 +51,24 @@ def url(settings: Settings, run_folder: Path) -> Iterator[str]:
             make_table().save(path)
             client.upload_table("bench", path)
         yield address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database of this version's schema, of each kind in turn."""
+    sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path / 'service.sqlite'}" if sqlite else request.getfixturevalue("postgres_url")
+    database = Database(url)
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def either_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectArtifacts:
+    """An empty artefact store of each kind in turn."""
+    folder = request.param == "folder"
+    return open_artifacts((tmp_path / "store").as_uri() if folder else request.getfixturevalue("s3_url"))
 
 
 @pytest.fixture

@@ -227,16 +227,11 @@ def test_the_commands_say_what_they_did(served: Settings, tmp_path: Path) -> Non
     assert json.loads(back.stdout)["files"] == 8
 
 
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_storing_a_file_again_heals_what_was_altered_under_its_name(
-    tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
-    url = request.getfixturevalue("s3_url") if kind == "bucket" else (tmp_path / "store").as_uri()
-    artifacts = open_artifacts(url)
+def test_storing_a_file_again_heals_what_was_altered_under_its_name(either_store: ObjectArtifacts) -> None:
+    artifacts = either_store
     file = artifacts.put_bytes(b"as it was", name="x")
-    put(
-        artifacts._store, f"sha256/{file.sha256[:2]}/{file.sha256}", b"rotten!!!", mode="overwrite"
-    )  # as long as it was
+    as_long = b"rotten!!!"
+    put(artifacts._store, f"sha256/{file.sha256[:2]}/{file.sha256}", as_long, mode="overwrite")
     with pytest.raises(DamagedError, match="bring it back with: onceforall storage repair BACKUP, or register the run"):
         artifacts.read(file.sha256)
     artifacts.put_bytes(b"as it was", name="x")

@@ -21,7 +21,7 @@ from service.client import Client
 from service.settings import Settings
 from service.storage import jobs as rows
 from service.storage import staging, uses
-from service.storage.artifacts import open_artifacts
+from service.storage.artifacts import ArtifactStore, open_artifacts
 from service.storage.database import Database
 from supernet.errors import CheckpointError, ConfigError
 
@@ -131,12 +131,8 @@ def test_what_looks_first_and_then_stores_is_one_at_a_time_on_postgresql(postgre
     database.close()
 
 
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_files_of_a_killed_process_are_swept_and_those_in_use_stay(
-    tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
-    url = request.getfixturevalue("s3_url") if kind == "bucket" else (tmp_path / "store").as_uri()
-    artifacts = open_artifacts(url)
+def test_files_of_a_killed_process_are_swept_and_those_in_use_stay(either_store: ArtifactStore, tmp_path: Path) -> None:
+    artifacts = either_store
     database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
     database.migrate()
     kept, lost = (artifacts.put_bytes(name.encode(), name=name) for name in ("kept", "lost"))

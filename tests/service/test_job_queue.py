@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,16 +50,10 @@ os._exit(0)
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'x.sqlite'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    database = Database(url)
-    database.migrate()
-    queue.migrate(database)
-    yield database
-    database.close()
+@pytest.fixture
+def database(either_database: Database) -> Database:
+    queue.migrate(either_database)
+    return either_database
 
 
 def test_the_version_is_the_one_that_this_was_tried_with() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -24,14 +24,9 @@ DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    sqlite = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path / 'x.sqlite'}" if sqlite else request.getfixturevalue("postgres_url")
-    database = Database(url)
-    database.migrate()
-    yield database
-    database.close()
+@pytest.fixture
+def database(either_database: Database) -> Database:
+    return either_database
 
 
 def samples(content: bytes) -> dict[Sample, float]:

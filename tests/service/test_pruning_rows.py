@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from servers import new_database
 from small_service import small_settings
 from sqlalchemy import update
 
@@ -33,15 +31,9 @@ from supernet.errors import ConfigError
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'service.sqlite'}"
-    if request.param == "postgresql":
-        url = new_database(request.getfixturevalue("postgres_server"))
-    database = Database(url)
-    database.migrate()
-    yield database
-    database.close()
+@pytest.fixture
+def database(either_database: Database) -> Database:
+    return either_database
 
 
 @pytest.fixture

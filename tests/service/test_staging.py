@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,15 +24,9 @@ Stores = tuple[Database, ArtifactStore]
 WAIT_S = 60.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
-    url = f"sqlite:///{tmp_path / 'x.sqlite'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    database = Database(url)
-    database.migrate()
-    yield database, open_artifacts((tmp_path / "store").as_uri())
-    database.close()
+@pytest.fixture
+def stores(either_database: Database, tmp_path: Path) -> Stores:
+    return either_database, open_artifacts((tmp_path / "store").as_uri())
 
 
 def stored(stores: Stores, content: bytes, process: str = "writer") -> tuple[str, StoredFile]:
