@@ -23,7 +23,7 @@ from service.storage.artifacts import stored_file
 from supernet.errors import CheckpointError
 from supernet.evaluation import MeasuredSubnet, measure_subnet
 from supernet.network import Subnet
-from supernet.subnet_file import load_subnet, save_subnet
+from supernet.subnet_file import load_subnet
 
 _TRIES, _PAUSE_S, _NEAR = 6, 0.25, 1.1
 
@@ -63,14 +63,7 @@ def make(bench: Bench, request: SubnetRequest, progress: Progress, executor: str
     latencies = _latencies(bench, request, candidate, measured.subnet)
     card = _card(record, request, candidate, measured, latencies)
     with temporary_folder(bench.settings.cache_dir, "subnet") as folder:
-        save_subnet(
-            folder,
-            measured.subnet,
-            card,
-            normalisation=run.normalisation,
-            class_names=run.class_names,
-            centre_share=run.centre_share,
-        )
+        run.save_subnet(folder, measured.subnet, card)
         _verify(folder, measured.subnet, candidate)
         progress("storing", 0.95)
         files = {format: stored_file(folder / name, name=name) for format, name in SUBNET_FILES.items()}

@@ -12,6 +12,7 @@ predictor/              accuracy predictor (`onceforall predictor`)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from supernet.errors import CheckpointError, ConfigError
 from supernet.files import sha256_file
 from supernet.images import CENTRE_SHARE, ImagePack, Normalisation, checked_share
 from supernet.manifest import FORMAT, MANIFEST, PREDICTOR, read_manifest, trained_space, trained_weights
-from supernet.network import Supernet
+from supernet.network import Network, Supernet
 from supernet.spaces import SearchSpace
+from supernet.subnet_file import save_subnet
 from supernet.tensors import load_into, load_tensors
 
 __all__ = ["FORMAT", "IMAGES", "MANIFEST", "WEIGHTS", "RunFolder", "load_supernet"]
@@ -112,6 +114,23 @@ class RunFolder:
                 f"the run has {self.space.num_classes} classes"
             )
         return pack
+
+    def save_subnet(self, folder: Path, subnet: Network, card: Mapping[str, Any]) -> None:
+        """Write a calibrated subnet of this run's supernet, as `supernet.subnet_file.save_subnet` does.
+
+        Args:
+            folder: where to; made where it is absent.
+            subnet: the subnet.
+            card: what is known about it, as JSON types.
+        """
+        save_subnet(
+            folder,
+            subnet,
+            card,
+            normalisation=self.normalisation,
+            class_names=self.class_names,
+            centre_share=self.centre_share,
+        )
 
 
 def load_supernet(path: Path | str) -> Supernet:

@@ -31,7 +31,6 @@ def extract(
     from service.cards import describe, measured_part
     from supernet.evaluation import measure_subnet
     from supernet.runs import RunFolder
-    from supernet.subnet_file import save_subnet
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} is not an empty folder; choose another with --out, or remove it")
@@ -40,14 +39,7 @@ def extract(
     config = _read_config(subnet, folder.space)
     measured = measure_subnet(folder.load_supernet(), config, folder.images())
     card = describe(config, folder.manifest) | {"measured": measured_part(measured)}
-    save_subnet(
-        out,
-        measured.subnet,
-        card,
-        normalisation=folder.normalisation,
-        class_names=folder.class_names,
-        centre_share=folder.centre_share,
-    )
+    folder.save_subnet(out, measured.subnet, card)
     if as_json:
         print_json(card | {"folder": str(out)})
         return

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 
 from service import exports
+from service.answers import Kind
 from service.client import Client, ServiceError
+from service.context import Context
+from service.domain import JobState
 from service.errors import FaultsError
 from service.settings import Settings
 from service.storage import jobs, retention
@@ -37,6 +43,26 @@ def test_a_request_for_formats_is_answered_when_they_are_there(client: Client, u
     again = client.ask("noise", "macs<=2.71M", formats=["pt2", "onnx", "safetensors"])
     assert again["subnet"] == subnet
     assert client.ask("noise", "macs<=2.71M")["id"] == again["id"]  # formats do not decide which subnet it is
+
+
+def test_formats_asked_for_while_the_subnet_is_just_finished_are_made_by_a_job_of_their_own(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = client.request_subnet("noise", "macs<=2.74M")
+    find, looked = Kind.find, []
+
+    def a_moment_late(kind: Kind[Any], context: Context, request_id: str, formats: Collection[str] = ()) -> Any:
+        found = find(kind, context, request_id, formats)
+        looked.append(found)
+        if len(looked) > 1:
+            return found
+        return replace(found, subnet=None, job=replace(found.job, state=JobState.RUNNING))
+
+    monkeypatch.setattr(Kind, "find", a_moment_late)
+    answer = client.ask("noise", "macs<=2.74M", formats=["onnx"])
+    assert answer["subnet"]["id"] == done["id"]
+    assert answer["job"]["kind"] == exports.EXPORT_SUBNET
+    assert "onnx" in formats_of(client.request_subnet("noise", "macs<=2.74M", formats=["onnx"]))
 
 
 def test_a_format_of_a_known_subnet_is_made_by_one_more_job_and_kept(client: Client, url: str) -> None:
