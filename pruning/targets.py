@@ -230,8 +230,8 @@ def choose(groups: PrunableGroups, order: Order, target: Target, latencies: Late
             for name in limits
         )
         raise InfeasibleBudgetError(
-            f"target {target} is out of reach: with all units pruned that may be, {reached} remain; choose a higher "
-            "limit, or let more go: a lower min_share or divisible, fewer kept or untrained layers"
+            f"target {target} is out of reach: with all units pruned that may be, {reached} remain; ask for "
+            "no less than these, or let more go: a lower min_share or divisible, fewer kept or untrained layers"
         )
     low, high = 0, len(order)  # `high` meets the target
     while low < high:
