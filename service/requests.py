@@ -70,21 +70,19 @@ def ask(context: Context, caller: Caller, wish: Wish) -> Answer[SubnetRequest]:
 def identify(context: Context, wish: Wish) -> tuple[str, Known] | None:
     """Id and state of a request that was made before; None where it is new, or a name is unknown.
 
-    Reads two short rows and one more a device: most requests ask for what is there.
+    Two statements: most requests ask for what is there.
     """
-    chosen: dict[str, str] = {}
-    with context.database.session() as session:
-        found = supernets.identify(session, wish.supernet)
+    names = list(dict.fromkeys(limit.device for limit in wish.budget.limits if limit.device is not None))
+    with context.database.reading() as connection:
+        found = supernets.identify_with_tables(connection, wish.supernet, names)
         if found is None:
             return None
-        for limit in wish.budget.limits:
-            if limit.device is not None and limit.device not in chosen:
-                table = devices.newest_complete(session, limit.device, *found[1:])
-                if table is None:
-                    return None
-                chosen[limit.device] = table
-        request_id = _spec(context, found[0], chosen, wish).digest
-        known = subnets.known(session, request_id)
+        supernet_id, tables = found
+        chosen = {name: table for name, table in zip(names, tables, strict=True) if table is not None}
+        if len(chosen) < len(names):
+            return None
+        request_id = _spec(context, supernet_id, chosen, wish).digest
+        known = subnets.known(connection, request_id)
     return None if known is None else (request_id, known)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from service.context import Context
 from service.protocol import CappedProtocol
 from service.settings import Settings
 from supernet.errors import ConfigError
+
+_SWITCH_S = 0.0005
+"""A tenth of Python's own."""
 
 
 def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> None:
@@ -35,6 +39,9 @@ def run(settings: Settings, on_ready: Callable[[str], None] | None = None) -> No
     """
     logs.configure(settings)
     _end_on_sigterm()
+    # Every request passes between the event loop and a thread, and each passage may wait so long for the interpreter's
+    # lock. Measured with a thousand requests at once on two cores: 0.9 to 1.0 s to the last answer, not 1.8 s.
+    sys.setswitchinterval(_SWITCH_S)
     server, listener, url = prepare(settings)
     # What an upload spools lies where there is room for it: /tmp is memory on many systems, and in our containers.
     tempfile.tempdir = str(server.context.folder.temporary())

@@ -40,7 +40,8 @@ class Settings(BaseSettings):
         max_uploads: runs that are uploaded at a time; one more answers 429.
         max_active_jobs: jobs that may wait or run; one more answers 429.
         max_event_streams: open event streams, and requests that wait for a job; one more answers 429.
-        max_requests: requests that are served at a time; one more answers 429.
+        max_requests: requests that are served at a time; one more answers 429. Two cores need a second for so many, and
+            a flood waits no longer.
         max_wait_s: cap on `Prefer: wait`, seconds.
         body_timeout_s: seconds that a body may take, besides a second for each `body_bytes_per_s`.
         body_bytes_per_s: how slowly a body may come, bytes a second.
@@ -89,7 +90,7 @@ class Settings(BaseSettings):
     max_uploads: int = Field(default=4, gt=0)
     max_active_jobs: int = Field(default=64, gt=0)
     max_event_streams: int = Field(default=64, gt=0)
-    max_requests: int = Field(default=512, gt=0)
+    max_requests: int = Field(default=256, gt=0)
     max_wait_s: float = Field(default=30.0, ge=0, le=600)
     body_timeout_s: float = Field(default=10.0, gt=0)
     body_bytes_per_s: int = Field(default=64 * KiB, gt=0)

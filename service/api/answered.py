@@ -43,5 +43,10 @@ async def answered(
         answer = await run_in_threadpool(kind.again, context, answer, formats)
     if answer.complete:
         return Response(render(answer), 200, headers, media_type="application/json")
-    headers["Location"] = f"{API}/jobs/{answer.job_id}"
+    headers["Location"] = job_address(answer.job_id)
     return Response(render(answer), 202, headers, media_type="application/json")
+
+
+def job_address(job_id: str) -> str:
+    """Where a job is seen."""
+    return f"{API}/jobs/{job_id}"

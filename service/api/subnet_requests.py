@@ -6,16 +6,17 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 
 from latency_tables import Budget
-from service import requests
+from service import exports, requests
 from service.answers import Answer
-from service.api.answered import answered
+from service.api.answered import answered, job_address
 from service.api.dependencies import JSON_BODY, CallerDep, ContextDep, DigestPath
 from service.api.idempotency import IdempotentRoute
 from service.api.openapi import IDEMPOTENCY_KEY, PREFER, problems
 from service.api.rendered import Rendered
 from service.api.schemas import SubnetRequestIn, SubnetRequestOut
+from service.api.waiting import wished
 from service.context import Context
-from service.domain import SubnetRequest
+from service.domain import JobState, SubnetRequest
 from service.errors import Fault, FaultsError
 from service.requests import Wish
 from supernet.errors import ConfigError
@@ -42,9 +43,10 @@ async def ask(request: Request, context: ContextDep, caller: CallerDep, body: Su
     """
     wish = _wish(body)
     threads: Threads = request.app.state.threads
-    known = await to_thread.run_sync(_known, context, request.app.state.rendered, wish, limiter=threads.known)
+    rendered, waits = request.app.state.rendered, wished(request, context) is not None
+    known = await to_thread.run_sync(_known, context, rendered, wish, waits, limiter=threads.known)
     if known is not None:
-        return Response(known, media_type="application/json")
+        return known
     answer = await to_thread.run_sync(requests.ask, context, caller, wish, limiter=threads.new)
     return await answered(request, context, answer, requests.SUBNETS, wish.formats, _render)
 
@@ -81,20 +83,37 @@ def _wish(body: SubnetRequestIn) -> Wish:
     return Wish(body.supernet, budget, body.seed, tuple(body.formats))
 
 
-def _known(context: Context, rendered: Rendered, wish: Wish) -> bytes | None:
-    """The answer to a request whose subnet is there in all formats that are wanted; None for any other."""
+def _known(context: Context, rendered: Rendered, wish: Wish, waits: bool) -> Response | None:
+    """The answer to a request whose subnet is there or under way; None where more is to be done than to tell it.
+
+    Args:
+        context: of the service.
+        rendered: the answers that were given last.
+        wish: what is asked for.
+        waits: whether the client would wait for a job.
+    """
     found = requests.identify(context, wish)
     if found is None:
         return None
     request_id, state = found
-    if state.files is None or any(f'"{format}":' not in state.files for format in wish.formats):
-        return None
-
-    def make() -> bytes:
+    if state.files is not None:
+        status, headers = 200, None
+        if any(f'"{format}":' not in state.files for format in wish.formats):
+            return None
+    else:
+        status, headers = 202, {"Location": job_address(request_id)}
+        ended = state.job is None or JobState(state.job[0]).is_final
+        if ended or waits or exports.MADE_ON_DEMAND.keys() & set(wish.formats):
+            return None
+    key = "request", request_id
+    content = rendered.get(key, state)
+    if content is None:
         answer = requests.SUBNETS.show(context, request_id)
-        return _render(answer)
-
-    return rendered.get_or_make(("request", request_id), state, make)
+        if answer.complete != (status == 200):
+            return None  # finished in between
+        content = _render(answer)
+        rendered.put(key, state, content)
+    return Response(content, status, headers, media_type="application/json")
 
 
 def _render(answer: Answer[SubnetRequest]) -> bytes:

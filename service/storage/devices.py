@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict
+from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.domain import Device, Page, StoredFile, TableRecord
@@ -67,7 +68,20 @@ def tables_for(session: Session, device: str, space: str, num_classes: int) -> l
 
 def newest_complete(session: Session, device: str, space: str, num_classes: int) -> str | None:
     """Id of the device's newest table for a space that lacks no row."""
-    return session.scalar(_NEWEST_COMPLETE, {"device": device, "space": space, "num_classes": num_classes})
+    given = {"device": device, "space": space, "num_classes": num_classes}
+    found: str | None = session.scalar(_NEWEST_COMPLETE, given)
+    return found
+
+
+def select_newest_complete(device: Any, space: Any, num_classes: Any) -> Select[Any]:
+    """The statement of `newest_complete`, of SQL expressions; also for use within others."""
+    table = TableRow.__table__.c
+    return (
+        select(table.id)
+        .where(table.device == device, table.space == space, table.num_classes == num_classes, table.complete)
+        .order_by(table.version.desc())
+        .limit(1)
+    )
 
 
 def complete_kinds(session: Session, names: Collection[str]) -> dict[str, set[tuple[str, int]]]:
@@ -89,17 +103,7 @@ def delete_table(session: Session, table_id: str) -> None:
     uses.drop(session, "table", [table_id])
 
 
-_NEWEST_COMPLETE = (
-    select(TableRow.id)
-    .where(
-        TableRow.device == bindparam("device"),
-        TableRow.space == bindparam("space"),
-        TableRow.num_classes == bindparam("num_classes"),
-        TableRow.complete,
-    )
-    .order_by(TableRow.version.desc())
-    .limit(1)
-)
+_NEWEST_COMPLETE = select_newest_complete(bindparam("device"), bindparam("space"), bindparam("num_classes"))
 
 
 def _device(row: DeviceRow) -> Device:

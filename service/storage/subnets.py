@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Text, bindparam, cast, select
+from sqlalchemy import Connection, Text, bindparam, cast, select
 from sqlalchemy.orm import Session
 
 from service.domain import Latency, Page, StoredFile, SubnetRecord, SubnetRequest, SubnetSpec
@@ -191,20 +191,21 @@ def files_of(session: Session, ids: Sequence[str]) -> dict[str, str]:
     return {row[0]: row[1] for row in session.execute(query)}
 
 
-def known(session: Session, request_id: str) -> Known | None:
+def known(connection: Connection, request_id: str) -> Known | None:
     """Where a request stands; None when nobody asked for it. One statement and no JSON, for the many that ask again."""
-    row = session.execute(_KNOWN, {"id": request_id}).one_or_none()
+    row = connection.execute(_KNOWN, {"id": request_id}).one_or_none()
     if row is None:
         return None
     return Known(row.subnet_id, row.files, None if row.state is None else (row.state, row.updated_at))
 
 
+_REQUEST, _SUBNET, _JOB = RequestRow.__table__, SubnetRow.__table__, JobRow.__table__
 _KNOWN = (
-    select(RequestRow.subnet_id, cast(SubnetRow.files, Text).label("files"), JobRow.state, JobRow.updated_at)
-    .select_from(RequestRow)
-    .outerjoin(SubnetRow, SubnetRow.id == RequestRow.subnet_id)
-    .outerjoin(JobRow, JobRow.id == RequestRow.id)
-    .where(RequestRow.id == bindparam("id"))
+    select(_REQUEST.c.subnet_id, cast(_SUBNET.c.files, Text).label("files"), _JOB.c.state, _JOB.c.updated_at)
+    .select_from(
+        _REQUEST.outerjoin(_SUBNET, _SUBNET.c.id == _REQUEST.c.subnet_id).outerjoin(_JOB, _JOB.c.id == _REQUEST.c.id)
+    )
+    .where(_REQUEST.c.id == bindparam("id"))
 )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import Connection, Select, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from service.domain import Page, StoredFile, SupernetRecord
-from service.storage import uses
+from service.storage import devices, uses
 from service.storage.models import FrontRow, SupernetRow, TableRow
 from service.storage.paging import Order, slice_of
 
@@ -33,9 +36,27 @@ def identify(session: Session, id_or_name: str) -> tuple[str, str, int] | None:
     return None if row is None else (row.id, row.space, row.num_classes)
 
 
-_IDENTIFY = select(SupernetRow.id, SupernetRow.space, SupernetRow.num_classes).where(
-    or_(SupernetRow.id == bindparam("wanted"), SupernetRow.name == bindparam("wanted"))
-)
+def identify_with_tables(
+    connection: Connection, id_or_name: str, names: Sequence[str]
+) -> tuple[str, tuple[str | None, ...]] | None:
+    """Id of the supernet, and of each device's newest latency table for it that lacks no row. One statement."""
+    given = {f"device{number}": name for number, name in enumerate(names)}
+    row = connection.execute(_identify_with_tables(len(names)), {"wanted": id_or_name} | given).one_or_none()
+    return None if row is None else (row[0], tuple(row[1:]))
+
+
+@lru_cache(maxsize=16)
+def _identify_with_tables(count: int) -> Select[Any]:
+    tables = [
+        devices.select_newest_complete(bindparam(f"device{number}"), _SUPERNET.space, _SUPERNET.num_classes)
+        for number in range(count)
+    ]
+    return select(_SUPERNET.id, *(table.scalar_subquery() for table in tables)).where(_WANTED)
+
+
+_SUPERNET = SupernetRow.__table__.c
+_WANTED = or_(_SUPERNET.id == bindparam("wanted"), _SUPERNET.name == bindparam("wanted"))
+_IDENTIFY = select(_SUPERNET.id, _SUPERNET.space, _SUPERNET.num_classes).where(_WANTED)
 
 
 def page(session: Session, limit: int, cursor: str | None) -> Page[SupernetRecord]:

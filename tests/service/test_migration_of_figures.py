@@ -55,7 +55,7 @@ def test_what_an_older_version_stored_is_found_by_its_figures(tmp_path: Path) ->
         assert devices.newest_complete(session, "bench", "space", 10) == "table0"
         assert devices.newest_complete(session, "bench", "space", 11) is None
         assert subnets.formats_wanted(session, "request") == ()
-        known = subnets.known(session, "request")
+        known = subnets.known(session.connection(), "request")
         assert known is not None
         assert (known.subnet_id, known.files, known.job) == ("b", FILES, None)
         assert subnets.get_many(session, ["c", "nobody", "a"])[0].latencies["bench"].predicted_ms == 6.0

@@ -11,8 +11,9 @@ from small_service import serving, small_settings
 
 from service.client import Client, ServiceError
 from service.runs import PARTS
-from service.storage import subnets
+from service.storage import jobs, subnets
 from service.storage.database import Database
+from service.storage.models import JobRow
 
 
 def post(url: str, most: float, **headers: str) -> httpx.Response:
@@ -63,6 +64,34 @@ def test_the_answer_is_202_when_the_time_is_up_and_tells_of_a_job_that_was_cance
             client.cancel(jobs[0]["id"])
         ended = first.result()
         assert (ended.status_code, ended.json()["job"]["state"]) == (202, "cancelled")
+
+
+def test_who_asks_again_is_told_how_far_the_job_is_at_that_time(data_copy: Path) -> None:
+    settings = small_settings(data_copy, job_workers=0)
+    with serving(settings) as url:
+        job_id = post(url, 3e6).json()["id"]
+        queued = post(url, 3e6)
+        assert (queued.status_code, queued.json()["job"]["state"]) == (202, "queued")
+        assert queued.headers["location"] == f"/api/v1/jobs/{job_id}"
+        database = Database(settings.resolved_database_url)
+        with database.session() as session:
+            job = session.get(JobRow, job_id)
+            assert job is not None
+            run = jobs.Run(job_id, job.submission, "host")
+            assert jobs.claim(session, run, most_attempts=3, reason="") is not None
+        for fraction in (0.25, 0.5):
+            with database.session() as session:
+                assert jobs.report(session, run, "search", fraction)
+            for _ in range(2):
+                again = post(url, 3e6)
+                assert again.status_code == 202
+                told = again.json()["job"]
+                assert (told["state"], told["stage"], told["fraction"]) == ("running", "search", fraction)
+        with database.session() as session:
+            assert jobs.fail(session, run, {"kind": "broken", "message": "for the test"})
+        anew = post(url, 3e6)  # a failed job is started anew
+        assert (anew.status_code, anew.json()["job"]["state"], anew.json()["id"]) == (202, "queued", job_id)
+        database.close()
 
 
 def test_formats_that_are_asked_for_while_a_job_waits_are_made_by_it(data_copy: Path) -> None:
