@@ -28,6 +28,7 @@ from service.api.downloads import Checked
 from service.api.guards import Guards
 from service.api.rendered import Rendered
 from service.api.request_log import RequestLog
+from service.api.uploads import Uploads
 from service.context import Context
 from service.folder import DataFolder
 from service.health import Readiness
@@ -65,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics.event_streams.set_function(lambda: app.state.event_streams)
     app.state.rendered = Rendered()
     app.state.threads = subnet_requests.Threads()
-    app.state.uploads = supernets.Uploads(settings.max_uploads)
+    app.state.uploads = Uploads(settings.max_uploads)
     app.state.checked = Checked()
     problems.install(app)
     openapi.install(app)

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,10 +54,15 @@ class Client:
         url: of the service, such as ``http://127.0.0.1:8000``.
         key: of the service, where it needs one; None: that of the variable ONCEFORALL_KEY, if it is set.
         timeout_s: seconds to wait for an answer.
+        busy_s: seconds within which what a busy service refuses (429) is sent again, after the time that it names; 0:
+            never.
     """
 
-    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self, url: str, *, key: str | None = None, timeout_s: float = 120.0, busy_s: float = _PATIENCE_S
+    ) -> None:
         self.url = url.rstrip("/")
+        self._busy_s = busy_s
         key = os.environ.get("ONCEFORALL_KEY") if key is None else key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
@@ -446,15 +451,12 @@ class Client:
             cursor = {"cursor": page["next_cursor"]}
 
     def _fetch(self, url: str, path: Path) -> None:
-        try:
-            with self._http.stream("GET", url) as response, path.open("wb") as file:
-                if response.is_error:
-                    response.read()
-                    raise _refusal(response)
+        with closing(self._answer("GET", url, stream=True)) as response, path.open("wb") as file:
+            try:
                 for chunk in response.iter_bytes():
                     file.write(chunk)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
         response = self._send(method, path, **options)
@@ -462,13 +464,22 @@ class Client:
         return result
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, f"{API}{path}", **options)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-        if response.is_error:
-            raise _refusal(response)
-        return response
+        return self._answer(method, f"{API}{path}", **options)
+
+    def _answer(self, method: str, url: str, *, stream: bool = False, **options: Any) -> httpx.Response:
+        deadline = time.monotonic() + self._busy_s
+        while True:
+            try:
+                response = self._http.send(self._http.build_request(method, url, **options), stream=stream)
+                if not response.is_error:
+                    return response
+                response.read()
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from error
+            pause_s = _pause_s(response)
+            if response.status_code != 429 or time.monotonic() + pause_s > deadline:
+                raise _refusal(response)
+            time.sleep(pause_s)
 
     def _unreachable(self, error: httpx.HTTPError) -> ServiceError:
         return ServiceError(

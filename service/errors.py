@@ -42,11 +42,11 @@ class ForbiddenError(OnceForAllError):
     """The caller may see this, and not change it."""
 
 
-class DatabaseError(StorageError):
-    """The database refused.
+class BackendError(StorageError):
+    """The database or the artefact store refused.
 
     Args:
-        message: for the operator and the log: with the database's address and its own words.
+        message: for the operator and the log: with the address and its own words.
         told: for everybody else.
     """
 
@@ -81,4 +81,4 @@ class InfeasibleError(OnceForAllError):
 
 def told(error: OnceForAllError) -> str:
     """What a client may read of an error."""
-    return error.told if isinstance(error, DatabaseError) else str(error)
+    return error.told if isinstance(error, BackendError) else str(error)

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         max_table_bytes: cap on an uploaded latency table.
         max_upload_bytes: cap on an uploaded run, all files together.
         max_weights_bytes: cap on the weights that a pruning run is asked for with.
-        max_uploads: runs that are uploaded at a time; one more answers 429.
+        max_uploads: runs and weights that are uploaded at a time; one more answers 429.
         max_active_jobs: jobs that may wait or run; one more answers 429.
         max_event_streams: open event streams, and requests that wait for a job; one more answers 429.
         max_requests: requests that are served at a time; one more answers 429. Two cores need a second for so many, and

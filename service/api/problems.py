@@ -85,8 +85,8 @@ def from_error(error: errors.OnceForAllError) -> Response:
     faults = error.faults if isinstance(error, service_errors.FaultsError) else ()
     details = error.details if isinstance(error, service_errors.InfeasibleError) else None
     headers = {"Retry-After": "5"} if status == 429 else None
-    if isinstance(error, service_errors.DatabaseError):
-        _log.error("database_refused", error=str(error))
+    if isinstance(error, service_errors.BackendError):
+        _log.error("backend_refused", error=str(error))
     return problem(status, kind, service_errors.told(error), faults=faults, details=details, headers=headers)
 
 

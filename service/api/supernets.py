@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from anyio import CapacityLimiter, to_thread
@@ -20,6 +19,7 @@ from service.api.dependencies import ContextDep, PageDep, SupernetPath, media_ty
 from service.api.idempotency import claimed, key_of
 from service.api.openapi import IDEMPOTENCY_KEY, problems
 from service.api.schemas import DimensionOut, PageOut, SpaceOut, SupernetOut
+from service.api.uploads import Uploads
 from service.context import Context
 from service.domain import SupernetRecord, digest_of
 from service.errors import Fault, FaultsError, NotFoundError
@@ -71,38 +71,6 @@ async def register(request: Request, response: Response) -> SupernetOut:
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"{API}/supernets/{record.id}"
     return SupernetOut.of(record)
-
-
-class Uploads:
-    """How many runs may be on their way into one application, and how many of them may be opened at a time.
-
-    An upload takes room on the disk, and opening it a process with torch: 2 s and 500 MB.
-
-    Args:
-        most: uploads at a time.
-        opening: of these, how many may be opened.
-    """
-
-    def __init__(self, most: int, opening: int = 1) -> None:
-        self._most = most
-        self._running = 0
-        self.opening = CapacityLimiter(opening)
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Be one of them for the length of a `with` block.
-
-        Raises:
-            HTTPException: there are as many as may be.
-        """
-        if self._running >= self._most:
-            detail = f"{self._running} runs are uploaded, no more at a time; send the request again later"
-            raise HTTPException(429, detail, {"Retry-After": "5", "Connection": "close"})  # the body is not read
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
 
 
 async def _receive(request: Request, opening: CapacityLimiter) -> tuple[SupernetRecord, bool]:

@@ -8,11 +8,16 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
 from service import weights
+from service.api import API
 from service.api.dependencies import ContextDep, media_type
-from service.api.openapi import problems
+from service.api.idempotency import claimed, key_of
+from service.api.openapi import IDEMPOTENCY_KEY, problems
 from service.api.pruning_schemas import WeightsOut
+from service.api.uploads import Uploads
+from service.domain import digest_of
 from service.folder import temporary_folder
 from supernet.errors import writing
+from supernet.files import sha256_file
 
 router = APIRouter(prefix="/weights", tags=["pruning runs"])
 
@@ -25,14 +30,24 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.post("", status_code=201, responses=problems(413, 415, 422), openapi_extra=_BODY)
+@router.post(
+    "",
+    status_code=201,
+    responses=problems(413, 415, 422, 429),
+    openapi_extra={**_BODY, "parameters": [IDEMPOTENCY_KEY]},
+)
 async def upload(request: Request, context: ContextDep) -> WeightsOut:
     """Upload weights: one safetensors file as the body. They go after an hour unless a pruning run names them."""
     if media_type(request) != _TYPE:
         raise HTTPException(415, f"Content-Type is {media_type(request)[:80]!r}; allowed: {_TYPE}")
-    with temporary_folder(context.settings.cache_dir, "upload") as folder:
+    key_of(request)  # a wrong one is refused before the body is read
+    uploads: Uploads = request.app.state.uploads
+    with uploads.one(), temporary_folder(context.settings.cache_dir, "upload") as folder:
         path = folder / weights.NAME
         with writing(path), path.open("wb") as file:
             async for chunk in request.stream():
                 await run_in_threadpool(file.write, chunk)
-        return WeightsOut.of(*await run_in_threadpool(weights.store, context, path))
+        digest = await run_in_threadpool(sha256_file, path)
+        async with claimed(request, digest_of({"POST": f"{API}/weights", "sha256": digest})) as claim:
+            claim.answer = digest
+            return WeightsOut.of(*await run_in_threadpool(weights.store, context, path))

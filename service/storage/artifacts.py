@@ -19,8 +19,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from service.domain import StoredFile, is_digest
-from service.errors import DamagedError
-from supernet.errors import ConfigError, OnceForAllError, StorageError, writing
+from service.errors import BackendError, DamagedError
+from supernet.errors import ConfigError, OnceForAllError, writing
 from supernet.files import sha256_file
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class ObjectArtifacts(ArtifactStore):
         except FileNotFoundError:  # it was deleted since somebody looked
             raise _gone(sha256) from None
         except (BaseError, OSError) as error:
-            raise StorageError(f"cannot read the stored file {sha256}: {_first_line(error)}; try again") from error
+            raise self._refusal(f"cannot read the stored file {sha256}", error) from error
 
     def fingerprint(self, sha256: str) -> str:
         """See `ArtifactStore.fingerprint`."""
@@ -215,7 +215,7 @@ class ObjectArtifacts(ArtifactStore):
         except FileNotFoundError:
             pass
         except (BaseError, OSError) as error:
-            raise StorageError(f"cannot delete the stored file {sha256}: {_first_line(error)}; try again") from error
+            raise self._refusal(f"cannot delete the stored file {sha256}", error) from error
 
     def check(self) -> None:
         """See `ArtifactStore.check`."""
@@ -224,10 +224,8 @@ class ObjectArtifacts(ArtifactStore):
             obstore.put(self._store, key, b"probe", mode="overwrite")
             obstore.delete(self._store, key)
         except (BaseError, OSError) as error:
-            raise StorageError(
-                f"cannot write to the artefact store: {_first_line(error)}; free some space, or see to its address and"
-                " keys"
-            ) from error
+            step = "free some space, or see to its address and keys"
+            raise self._refusal("cannot write to the artefact store", error, step) from error
 
     def digests(self) -> Iterator[str]:
         """See `ArtifactStore.digests`."""
@@ -242,7 +240,7 @@ class ObjectArtifacts(ArtifactStore):
                     if is_digest(name):
                         yield StoredEntry(name, item["size"], item["last_modified"])
         except (BaseError, OSError) as error:
-            raise StorageError(f"cannot list the artefact store: {_first_line(error)}; try again") from error
+            raise self._refusal("cannot list the artefact store", error) from error
 
     def remove_unfinished(self, before: datetime, *, dry_run: bool = False) -> int:
         """See `ArtifactStore.remove_unfinished`."""
@@ -263,7 +261,7 @@ class ObjectArtifacts(ArtifactStore):
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
-            raise StorageError(f"cannot read the artefact store: {_first_line(error)}; try again") from error
+            raise self._refusal("cannot read the artefact store", error) from error
 
     def _put(self, content: Path | bytes, file: StoredFile) -> StoredFile:
         # What is there already is the same, unless a disk or somebody altered it: reading it costs no more than the
@@ -281,11 +279,18 @@ class ObjectArtifacts(ArtifactStore):
         except AlreadyExistsError:
             pass
         except (BaseError, OSError) as error:
-            raise StorageError(
-                f"cannot store {file.name!r} ({file.size_bytes} bytes): {_first_line(error)}; free some space, then"
-                " try again"
-            ) from error
+            what = f"cannot store {file.name!r} ({file.size_bytes} bytes)"
+            raise self._refusal(what, error, "free some space, then try again") from error
         return file
+
+    def _refusal(self, what: str, error: Exception, step: str = "try again") -> BackendError:
+        reason = str(error).splitlines()[0]
+        message = f"{what}: {reason}; {step}"
+        if isinstance(self._store, LocalStore):
+            return BackendError(message, message)
+        return BackendError(
+            message, f"{what}; the operator finds the reason in the log; try again later"
+        )  # names hosts
 
 
 def open_artifacts(url: str) -> ObjectArtifacts:
@@ -330,10 +335,6 @@ def _gone(sha256: str) -> DamagedError:
         f"the stored file {sha256} is gone from the artefact store; bring it back with: onceforall storage repair"
         " BACKUP, or register the run again"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _key(sha256: str) -> str:

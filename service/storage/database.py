@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.errors import BusyError, DatabaseError
+from service.errors import BackendError, BusyError
 from supernet.errors import ConfigError, StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -159,7 +159,7 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
-    def _refusal(self, what: str, error: SQLAlchemyError) -> DatabaseError:
+    def _refusal(self, what: str, error: SQLAlchemyError) -> BackendError:
         url = make_url(self.url)
         where = url.database or "" if self.is_sqlite else url.render_as_string(hide_password=True)
         if isinstance(error, OperationalError):
@@ -168,7 +168,7 @@ class Database:
             step = "restore it from a copy, or choose another data folder"
         reason = f"{_reason(error)}; {step}"
         told = reason if self.is_sqlite else "its operator finds the reason in the log; try again later"  # names hosts
-        return DatabaseError(f"{what.format(repr(where))}: {reason}", f"{what.format('of the service')}: {told}")
+        return BackendError(f"{what.format(repr(where))}: {reason}", f"{what.format('of the service')}: {told}")
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -182,7 +182,7 @@ def test_active_jobs_over_a_keys_quota_are_a_429(tmp_path: Path) -> None:
         database.close()
         with Client(url, key=admin) as client:
             client.register_run(make_run(tmp_path / "run"), "noise")
-        with Client(url, key=capped) as client, Client(url, key=free) as other:
+        with Client(url, key=capped, busy_s=0) as client, Client(url, key=free) as other:
             first = client.ask("noise", "macs<=3M")
             client.ask("noise", "macs<=4M")
             with pytest.raises(ServiceError, match=f"2 jobs of key {capped_id} wait or run") as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 
 from service import client as module
 from service.client import Client, ServiceError
+from service.runs import PARTS
 
 JOB = {"id": "j" * 64, "stage": "done", "fraction": 1.0, "error": None}
 EVENTS = (
@@ -65,3 +67,43 @@ def test_what_is_not_there_after_its_jobs_is_an_error_that_names_it(
         pytest.raises(ServiceError, match=f"request rrrrrrrrrrrr succeeded without {lacking}, which"),
     ):
         client.request_subnet("noise", "macs<=3M", formats=["onnx", "pt2"])
+
+
+def busy(retry_after: str) -> httpx.Response:
+    return httpx.Response(429, json={"detail": "busy; later"}, headers={"Retry-After": retry_after})
+
+
+def test_what_a_busy_service_refuses_is_sent_again_whole_until_the_patience_ends(
+    monkeypatch: pytest.MonkeyPatch, run_folder: Path
+) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    sizes: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sizes.append(len(request.read()))
+        return busy("5") if len(sizes) < 3 else httpx.Response(201, json={"id": "s"})
+
+    with client_of(answer) as client:
+        assert client.register_run(run_folder, "noise") == {"id": "s"}
+    assert now == 10
+    assert len(sizes) == 3
+    assert min(sizes) == max(sizes) > sum((run_folder / name).stat().st_size for name in PARTS.values())
+
+    with client_of(lambda _request: busy("25")) as client, pytest.raises(ServiceError, match="busy; later") as error:
+        client.ask("noise", "macs<=3M")
+    assert error.value.status == 429
+    assert now == 10 + 50  # a third pause would end after 60 s
+
+    now = 0.0
+    impatient = client_of(lambda _request: busy("1"))
+    impatient._busy_s = 0
+    with impatient as client, pytest.raises(ServiceError):
+        client.ask("noise", "macs<=3M")
+    assert now == 0

@@ -108,7 +108,7 @@ def test_a_cancelled_job_stops_at_once_and_a_crashed_child_is_replaced(tmp_path:
         tmp_path / "data", search_population=100, search_generations=100_000, max_active_jobs=2, max_event_streams=1
     )
     before = set(children_of(os.getpid()))
-    with serving(settings) as url, Client(url) as client:
+    with serving(settings) as url, Client(url, busy_s=0) as client:
         first, second = client.ask("noise", "macs<=4M")["id"], client.ask("noise", "macs<=5M")["id"]
         with pytest.raises(ServiceError, match="2 jobs wait or run") as busy:
             client.ask("noise", "macs<=6M")

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from processes import service_process
+from safetensors.torch import save
 from small_service import make_run, serving, small_settings
 from test_waiting import upload
 
@@ -25,6 +27,7 @@ from service.verify import verify_run
 from supernet.errors import CheckpointError
 
 MANY_S = 60.0
+BYTES = {"Content-Type": "application/octet-stream"}
 
 
 @contextmanager
@@ -71,7 +74,10 @@ def test_more_uploads_than_may_run_are_a_429_before_their_bodies_are_read(tmp_pa
             if answer.status_code == 422:  # the other one has not come yet
                 return False
             assert answer.status_code == 429
-            assert answer.json()["detail"] == "1 runs are uploaded, no more at a time; send the request again later"
+            assert (
+                answer.json()["detail"]
+                == "1 runs or weights are uploaded, no more at a time; send the request again later"
+            )
             assert answer.json()["type"].endswith(":busy")
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.headers["connection"] == "close"
@@ -79,7 +85,20 @@ def test_more_uploads_than_may_run_are_a_429_before_their_bodies_are_read(tmp_pa
 
         with begun_upload(url, 10):
             wait_for(refused)
+            weights = httpx.post(f"{url}/api/v1/weights", content=b"x", headers=BYTES, timeout=MANY_S)
+            assert (weights.status_code, weights.headers["connection"]) == (429, "close")
         wait_for(lambda: not refused())
+
+
+def test_an_idempotency_key_of_weights_is_for_one_file(url: str) -> None:
+    def sent(values: list[float]) -> httpx.Response:
+        content = save({"w": torch.tensor(values)})
+        headers = BYTES | {"Idempotency-Key": "weights-once"}
+        return httpx.post(f"{url}/api/v1/weights", content=content, headers=headers, timeout=MANY_S)
+
+    first, again, other = sent([1.0, 2.0]), sent([1.0, 2.0]), sent([1.0, 3.0])
+    assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
+    assert (other.status_code, "was used for another request" in other.text) == (422, True)
 
 
 def test_uploaded_runs_are_opened_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

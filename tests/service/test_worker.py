@@ -30,7 +30,7 @@ class Workshop:
         self.torch = torch
 
     def do(self, kind, payload, progress, *, executor):
-        from service.errors import BusyError, DamagedError, DatabaseError
+        from service.errors import BackendError, BusyError, DamagedError
         from supernet.errors import StorageError
         match kind:
             case "bytes":
@@ -46,7 +46,7 @@ class Workshop:
             case "damaged":
                 raise DamagedError("the file is gone")
             case "database":
-                raise DatabaseError("the database 'me@here' refused", "the database refused")
+                raise BackendError("the database 'me@here' refused", "the database refused")
         raise RuntimeError("a fault of ours")
 
 handlers = types.ModuleType("service.handlers")

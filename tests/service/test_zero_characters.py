@@ -1,4 +1,4 @@
-"""A zero character, which PostgreSQL holds in no text, and what a client reads of a database that refuses."""
+"""A zero character, which PostgreSQL holds in no text, and what a client reads of a store that refuses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from obstore.store import S3Store
 from servers import new_database
 from small_service import make_table, serving, small_settings
 from sqlalchemy import text
 
 from service.api import problems
-from service.errors import BusyError, DatabaseError
+from service.errors import BackendError, BusyError
+from service.storage.artifacts import ObjectArtifacts
 from service.storage.database import Database
 from supernet.errors import ConfigError
 
@@ -86,7 +88,7 @@ def test_a_value_that_the_database_cannot_hold_is_the_requests_fault(postgres_ur
 
 def test_a_client_is_not_told_where_the_database_is() -> None:
     database = Database("postgresql+psycopg://somebody:hunter2@127.0.0.1:9/x")
-    with pytest.raises(DatabaseError, match=r"somebody.*127\.0\.0\.1") as refused, database.session() as session:
+    with pytest.raises(BackendError, match=r"somebody.*127\.0\.0\.1") as refused, database.session() as session:
         session.execute(text("select 1"))
     database.close()
     app = FastAPI()
@@ -101,6 +103,30 @@ def test_a_client_is_not_told_where_the_database_is() -> None:
     assert "the database of the service refused: its operator finds the reason in the log" in answer.json()["detail"]
     for secret in ("somebody", "hunter2", "127.0.0.1"):
         assert secret not in answer.text
+
+
+def test_a_client_is_not_told_where_the_bucket_is() -> None:
+    store = S3Store(
+        "bucket",
+        endpoint="http://127.0.0.1:9",
+        access_key_id="somebody",
+        secret_access_key="hunter2",
+        region="x",
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    artifacts = ObjectArtifacts(store)
+    for attempt in (
+        lambda: artifacts.put_bytes(b"x", name="x"),
+        lambda: artifacts.has("0" * 64),
+        lambda: list(artifacts.entries()),
+        artifacts.check,
+    ):
+        with pytest.raises(BackendError, match=r"127\.0\.0\.1") as refused:
+            attempt()
+        assert "the operator finds the reason in the log" in refused.value.told
+        for secret in ("somebody", "hunter2", "127.0.0.1", "bucket/"):
+            assert secret not in refused.value.told
 
 
 def test_too_many_sessions_at_a_time_are_a_429(tmp_path: Path) -> None:
