@@ -25,8 +25,8 @@ Arms, all from the same trained dense network of that seed, each with the same e
 
 Accuracy on the held-out part decides inside the method; "test" decides nothing. A run that was killed goes on where it
 was; a finished one is not repeated. `search` compares the annealing with random points on quick evaluations; `latency`
-measures untrained networks of full width in `channels` (what a layer's numbers are has no influence on its time), in
-PyTorch and ONNX Runtime, dense and compact in turns.
+measures untrained networks of full width for 32x32 pixels in `channels` (what a layer's numbers are has no influence on
+its time), in PyTorch and ONNX Runtime, dense and compact in turns.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from benchmarks.oto_networks import vgg16_bn
 from benchmarks.reference_speed import processor
@@ -116,21 +115,28 @@ def vgg(seed: int, side: int) -> nn.Module:
 
 
 def resnet18(seed: int, side: int) -> nn.Module:
-    """ResNet-18 of a quarter of its width, its stem for small images (3x3, no pooling)."""
+    return small_image_resnet18(seed, 16)
+
+
+def small_image_resnet18(seed: int, width: int) -> nn.Module:
+    """ResNet-18 with so many channels in its first stage (64: full width) and the stem for small images.
+
+    That stem is a 3x3 convolution without pooling, as everybody has it on CIFAR-10.
+    """
     from torchvision.models.resnet import BasicBlock, ResNet
 
-    class Quarter(ResNet):
+    class Narrow(ResNet):
         """The first width is an attribute that torchvision's constructor does not take."""
 
         def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
             if planes == 64:
-                self.inplanes = 16
-            return super()._make_layer(block, planes // 4, blocks, stride, dilate)
+                self.inplanes = width
+            return super()._make_layer(block, planes * width // 64, blocks, stride, dilate)
 
     torch.manual_seed(seed)
-    net = Quarter(BasicBlock, [2, 2, 2, 2], num_classes=10)
-    net.conv1, net.bn1, net.maxpool = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.Identity()
-    net.fc = nn.Linear(128, 10)
+    net = Narrow(BasicBlock, [2, 2, 2, 2], num_classes=10)
+    net.conv1, net.bn1, net.maxpool = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.Identity()
+    net.fc = nn.Linear(8 * width, 10)
     return net
 
 
@@ -176,8 +182,8 @@ CASES = {
     "digits-lenet-short": Case("digits", lenet, 30, 32, 0.02, 0.02, "2%", _SHORT),
     "fashion-lenet": Case("fashion-mnist", lenet, 12, 64, 0.02, 0.05, "2%", _LONG),
     "fashion-cnn": Case("fashion-mnist", small_cnn, 12, 64, 0.05, 0.05, "12.5%", _LONG),
-    "cifar-vgg16": Case("cifar10", vgg, 30, 64, 0.02, 0.05, "6.25%", _LONG, 8000),
-    "cifar-resnet18": Case("cifar10", resnet18, 30, 64, 0.02, 0.05, "6.25%", _LONG, 8000),
+    "cifar-vgg16": Case("folder", vgg, 30, 64, 0.02, 0.05, "6.25%", _LONG, 8000),
+    "cifar-resnet18": Case("folder", resnet18, 30, 64, 0.02, 0.05, "6.25%", _LONG, 8000),
 }
 
 
@@ -224,7 +230,7 @@ def main() -> None:
 
 
 def limited(data: Any, images: int | None) -> ImageData:
-    """The data set with its first training images only; their order is by the data set's own shuffling."""
+    """The data set with so many of its training images, evenly from all of them: a folder's are in order of class."""
     if images is None:
         return data  # type: ignore[no-any-return]
     parts = {
@@ -238,7 +244,8 @@ def limited(data: Any, images: int | None) -> ImageData:
             "test_labels",
         )
     }
-    parts["train_images"], parts["train_labels"] = data.train_images[:images], data.train_labels[:images]
+    chosen = torch.arange(images) * len(data.train_labels) // images
+    parts["train_images"], parts["train_labels"] = data.train_images[chosen], data.train_labels[chosen]
     return of_parts(data.name, data.class_names, parts, data.augmentation)
 
 
@@ -410,7 +417,7 @@ def compare_searches(name: str, case: Case, data: ImageData, net: nn.Module, sha
 def latency(turns: int = 15) -> None:
     """Medians over turns of the quickest of a few passes, dense and compact one after the other, batch of one."""
     rows: list[dict[str, Any]] = []
-    for name, plain in (("vgg16_bn", vgg16_bn(1.0)), ("resnet18", models.resnet18(num_classes=10))):
+    for name, plain in (("vgg16_bn", vgg16_bn(1.0)), ("resnet18", small_image_resnet18(0, 64))):
         example = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         net = telling_copy(plain, [example]).eval()  # an untrained network's outputs hardly depend on its input
         groups = ZeroInvariantGroups(net, example)

@@ -262,7 +262,7 @@ class Load:
     def _ask(self, rng: random.Random) -> None:
         while not self._stopping.is_set():
             try:
-                with Client(self._service.url, timeout_s=10) as client:
+                with Client(self._service.url, timeout_s=10, busy_s=0) as client:
                     request = client.ask("noise", f"macs<={rng.randrange(3_000_000, 9_000_000)}")
                     with self._lock:
                         self.accepted.add(request["id"])

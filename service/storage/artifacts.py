@@ -288,9 +288,8 @@ class ObjectArtifacts(ArtifactStore):
         message = f"{what}: {reason}; {step}"
         if isinstance(self._store, LocalStore):
             return BackendError(message, message)
-        return BackendError(
-            message, f"{what}; the operator finds the reason in the log; try again later"
-        )  # names hosts
+        told = f"{what}; the operator finds the reason in the log; try again later"
+        return BackendError(message, told)  # the message names hosts
 
 
 def open_artifacts(url: str) -> ObjectArtifacts:
