@@ -58,6 +58,11 @@ class Answer(Generic[Request]):
         return self.subnet is not None and not self.lacking
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing is under way."""
+        return self.job is None or self.job.state.is_final
+
+    @property
     def job_id(self) -> str:
         """Id of the job that the answer waits for."""
         return self.request.id if self.job is None else self.job.id
@@ -109,7 +114,7 @@ class Kind(Generic[Request]):
         if known is not None and known.subnet is not None:
             return _with_formats(context, caller, known)
         wanted = exports.MADE_ON_DEMAND.keys() & set(formats)
-        if known is not None and known.job is not None and not known.job.state.is_final:
+        if known is not None and not known.ended:
             if not wanted:
                 return known
             with context.database.session(exclusive=True) as session:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from io import IOBase
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -342,10 +344,7 @@ class Client:
             time.sleep(_RETRY_S)
 
     def _events(self, job_id: str) -> Iterator[Json]:
-        with self._http.stream("GET", f"{API}/jobs/{job_id}/events") as response:
-            if response.is_error:
-                response.read()
-                raise _refusal(response)
+        with closing(self._answer("GET", f"{API}/jobs/{job_id}/events", stream=True)) as response:
             for line in response.iter_lines():
                 if line.startswith("data:"):
                     yield json.loads(line.removeprefix("data:"))
@@ -400,7 +399,9 @@ class Client:
         params = {name: value for name, value in chosen.items() if value is not None}
         deadline = time.monotonic() + wait_s
         while True:
-            response = self._send("GET", "/pareto-fronts", params=params, headers={"Prefer": "wait=20"})
+            left_s = max(deadline - time.monotonic(), 0.0)
+            headers = {"Prefer": "wait=20"}
+            response = self._send("GET", "/pareto-fronts", params=params, headers=headers, busy_s=left_s)
             found: Json = response.json()
             if found["points"] is not None:
                 return found
@@ -466,10 +467,16 @@ class Client:
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self._answer(method, f"{API}{path}", **options)
 
-    def _answer(self, method: str, url: str, *, stream: bool = False, **options: Any) -> httpx.Response:
-        deadline = time.monotonic() + self._busy_s
+    def _answer(
+        self, method: str, url: str, *, stream: bool = False, busy_s: float = math.inf, **options: Any
+    ) -> httpx.Response:
+        """A good answer; what a busy service refuses is sent again. A body that is a file is sent from its start."""
+        deadline = time.monotonic() + min(self._busy_s, busy_s)
+        body = options.get("content")
         while True:
             try:
+                if isinstance(body, IOBase):
+                    body.seek(0)
                 response = self._http.send(self._http.build_request(method, url, **options), stream=stream)
                 if not response.is_error:
                     return response

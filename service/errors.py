@@ -51,8 +51,11 @@ class BackendError(StorageError):
     """
 
     def __init__(self, message: str, told: str) -> None:
-        super().__init__(message)
+        super().__init__(message, told)  # both, so that it can be pickled
         self.told = told
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class BusyError(OnceForAllError):

@@ -1,4 +1,4 @@
-"""Answers as bytes, made once: a finished subnet's JSON changes only when a format is added to its files."""
+"""Answers as bytes, made once for every state of what they tell of: the files of a subnet, the progress of a job."""
 
 from __future__ import annotations
 

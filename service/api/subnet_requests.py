@@ -102,15 +102,15 @@ def _known(context: Context, rendered: Rendered, wish: Wish, waits: bool) -> Res
             return None
     else:
         status, headers = 202, {"Location": job_address(request_id)}
-        ended = state.job is None or JobState(state.job[0]).is_final
+        ended = state.job is None or JobState(state.job[0]).is_final  # to be started anew
         if ended or waits or exports.MADE_ON_DEMAND.keys() & set(wish.formats):
             return None
     key = "request", request_id
     content = rendered.get(key, state)
     if content is None:
         answer = requests.SUBNETS.show(context, request_id)
-        if answer.complete != (status == 200):
-            return None  # finished in between
+        if answer.complete != (status == 200) or (status == 202 and answer.ended):
+            return None  # it ended in between
         content = _render(answer)
         rendered.put(key, state, content)
     return Response(content, status, headers, media_type="application/json")

@@ -284,12 +284,8 @@ class ObjectArtifacts(ArtifactStore):
         return file
 
     def _refusal(self, what: str, error: Exception, step: str = "try again") -> BackendError:
-        reason = str(error).splitlines()[0]
-        message = f"{what}: {reason}; {step}"
-        if isinstance(self._store, LocalStore):
-            return BackendError(message, message)
-        told = f"{what}; the operator finds the reason in the log; try again later"
-        return BackendError(message, told)  # the message names hosts
+        reason = str(error).splitlines()[0]  # it names hosts and folders
+        return BackendError(f"{what}: {reason}; {step}", f"{what}; {step}; the operator finds the reason in the log")
 
 
 def open_artifacts(url: str) -> ObjectArtifacts:

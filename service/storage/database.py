@@ -37,7 +37,7 @@ class Database:
         self.engine = create_engine(url, **options)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _set_up_sqlite)
-        self._each_by_itself = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._autocommitting = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
@@ -69,7 +69,7 @@ class Database:
         Raises:
             BusyError, ConfigError, StorageError: as of `session`.
         """
-        with self._translated(), self._each_by_itself.connect() as connection:
+        with self._translated(), self._autocommitting.connect() as connection:
             yield connection
 
     @contextmanager

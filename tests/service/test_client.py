@@ -20,8 +20,8 @@ EVENTS = (
 )
 
 
-def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
-    client = Client("http://service")
+def client_of(answer: Callable[[httpx.Request], httpx.Response], **options: float) -> Client:
+    client = Client("http://service", **options)
     client._http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer))
     return client
 
@@ -102,8 +102,34 @@ def test_what_a_busy_service_refuses_is_sent_again_whole_until_the_patience_ends
     assert now == 10 + 50  # a third pause would end after 60 s
 
     now = 0.0
-    impatient = client_of(lambda _request: busy("1"))
-    impatient._busy_s = 0
-    with impatient as client, pytest.raises(ServiceError):
+    with client_of(lambda _request: busy("1"), busy_s=0) as client, pytest.raises(ServiceError):
         client.ask("noise", "macs<=3M")
     assert now == 0
+
+    with client_of(lambda _request: busy("1")) as client, pytest.raises(ServiceError):
+        client.front("noise", wait_s=5)
+    assert now == 5
+
+
+def test_uploads_that_are_sent_again_and_events_that_are_asked_for_again_come_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    content = bytes(range(256)) * 1000
+    (tmp_path / "w.safetensors").write_bytes(content)
+    sent: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return busy("2") if len(sent) < 3 else httpx.Response(201, json={"sha256": "w"})
+
+    with client_of(answer) as client:
+        assert client.upload_weights(tmp_path / "w.safetensors") == "w"
+    assert sent == [content] * 3
+    assert slept == [2.0, 2.0]
+
+    answers = [busy("3"), httpx.Response(200, text=EVENTS)]
+    with client_of(lambda _request: answers.pop(0)) as client:
+        assert [job["state"] for job in client.follow("j" * 64)] == ["succeeded"]
+    assert slept[2:] == [3.0]

@@ -4,12 +4,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from small_service import serving, small_settings
 
+from service.answers import Kind
 from service.client import Client, ServiceError
+from service.context import Context
 from service.runs import PARTS
 from service.storage import jobs, subnets
 from service.storage.database import Database
@@ -92,6 +95,23 @@ def test_who_asks_again_is_told_how_far_the_job_is_at_that_time(data_copy: Path)
         anew = post(url, 3e6)  # a failed job is started anew
         assert (anew.status_code, anew.json()["job"]["state"], anew.json()["id"]) == (202, "queued", job_id)
         database.close()
+
+
+def test_a_job_that_is_cancelled_while_its_answer_is_written_is_started_anew(
+    data_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(data_copy, job_workers=0)
+    with serving(settings) as url, Client(url) as client:
+        job_id = post(url, 3e6).json()["id"]
+        show = Kind.show
+
+        def cancelled_before(kind: Kind[Any], context: Context, request: str) -> Any:
+            client.cancel(job_id)
+            return show(kind, context, request)
+
+        monkeypatch.setattr(Kind, "show", cancelled_before)
+        answer = post(url, 3e6)
+        assert (answer.status_code, answer.json()["job"]["state"]) == (202, "queued")
 
 
 def test_formats_that_are_asked_for_while_a_job_waits_are_made_by_it(data_copy: Path) -> None:

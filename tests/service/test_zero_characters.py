@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sqlalchemy import text
 
 from service.api import problems
 from service.errors import BackendError, BusyError
-from service.storage.artifacts import ObjectArtifacts
+from service.storage.artifacts import ObjectArtifacts, open_artifacts
 from service.storage.database import Database
 from supernet.errors import ConfigError
 
@@ -127,6 +128,16 @@ def test_a_client_is_not_told_where_the_bucket_is() -> None:
         assert "the operator finds the reason in the log" in refused.value.told
         for secret in ("somebody", "hunter2", "127.0.0.1", "bucket/"):
             assert secret not in refused.value.told
+        copied = pickle.loads(pickle.dumps(refused.value))
+        assert (str(copied), copied.told) == (str(refused.value), refused.value.told)
+
+
+def test_a_client_is_not_told_where_the_folder_is(tmp_path: Path) -> None:
+    artifacts = open_artifacts(f"file://{tmp_path / 'secret'}")
+    (tmp_path / "secret" / "sha256").write_text("no folder")
+    with pytest.raises(BackendError, match="secret") as refused:
+        artifacts.put_bytes(b"x", name="x")
+    assert refused.value.told == "cannot read the artefact store; try again; the operator finds the reason in the log"
 
 
 def test_too_many_sessions_at_a_time_are_a_429(tmp_path: Path) -> None:
