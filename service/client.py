@@ -400,7 +400,7 @@ class Client:
         deadline = time.monotonic() + wait_s
         while True:
             left_s = max(deadline - time.monotonic(), 0.0)
-            headers = {"Prefer": "wait=20"}
+            headers = {"Prefer": f"wait={min(math.ceil(left_s), 20)}"}
             response = self._send("GET", "/pareto-fronts", params=params, headers=headers, busy_s=left_s)
             found: Json = response.json()
             if found["points"] is not None:
