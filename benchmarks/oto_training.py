@@ -246,6 +246,7 @@ def package(net: nn.Module, example: Tensor, variant: Variant, start: int) -> tu
         torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     with contextlib.redirect_stdout(io.StringIO()):
         made = oto(net, example)
+        made._model.to(memory_format=torch.contiguous_format)  # its `view` of the weights knows no other
         optimizer = made.dhspg(
             variant="sgd",
             lr=variant.rate,
