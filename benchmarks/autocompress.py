@@ -48,7 +48,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.oto_networks import vgg16_bn
+from benchmarks.pruning_networks import small_image_resnet18, vgg16_bn
 from benchmarks.reference_speed import processor
 from latency_tables.measure import open_session, visit_ms
 from latency_tables.profiler import timed_pass
@@ -118,28 +118,6 @@ def vgg(seed: int, side: int) -> nn.Module:
 
 def resnet18(seed: int, side: int) -> nn.Module:
     return small_image_resnet18(seed, 16)
-
-
-def small_image_resnet18(seed: int, width: int) -> nn.Module:
-    """ResNet-18 with so many channels in its first stage (64: full width) and the stem for small images.
-
-    That stem is a 3x3 convolution without pooling, as everybody has it on CIFAR-10.
-    """
-    from torchvision.models.resnet import BasicBlock, ResNet
-
-    class Narrow(ResNet):
-        """The first width is an attribute that torchvision's constructor does not take."""
-
-        def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
-            if planes == 64:
-                self.inplanes = width
-            return super()._make_layer(block, planes * width // 64, blocks, stride, dilate)
-
-    torch.manual_seed(seed)
-    net = Narrow(BasicBlock, [2, 2, 2, 2], num_classes=10)
-    net.conv1, net.bn1, net.maxpool = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.Identity()
-    net.fc = nn.Linear(8 * width, 10)
-    return net
 
 
 @dataclass(frozen=True)

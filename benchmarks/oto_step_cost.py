@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from benchmarks.oto_networks import vgg16_bn
+from benchmarks.pruning_networks import vgg16_bn
 from benchmarks.reference_speed import processor
 from pruning import DHSPG, HESSO, ZeroInvariantGroups
 from supernet.files import write_json

@@ -48,8 +48,8 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.oto_networks import vgg16_bn
 from benchmarks.pruning_groups import oto
+from benchmarks.pruning_networks import vgg16_bn
 from benchmarks.reference_speed import processor
 from pruning import DHSPG, HESSO, GroupSparseOptimizer, ZeroInvariantGroups
 from supernet.files import atomic_path, read_json, write_json

@@ -66,6 +66,10 @@ def train(
     label_smoothing: Annotated[
         float | None, typer.Option(help="Share of probability spread over all classes.  [default: the preset's]")
     ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(help="Before the classifier, of subnets that nobody teaches in place.  [default: the preset's]"),
+    ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="L2 decay of weights.  [default: the preset's]")] = None,
     sync_batch_norm: Annotated[
         bool, typer.Option("--sync-batch-norm", help="Batch norm over the batches of all processes.")
@@ -135,7 +139,7 @@ def train(
             weight_decay=usual.weight_decay if weight_decay is None else weight_decay,
             label_smoothing=usual.label_smoothing if label_smoothing is None else label_smoothing,
             kd_ratio=kd_ratio,
-            dropout=usual.dropout,
+            dropout=usual.dropout if dropout is None else dropout,
             clip_norm=clip_norm,
             ema_decay=ema_decay,
             precision=cast(Any, precision),

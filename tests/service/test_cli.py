@@ -198,6 +198,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
         (("--recipe", "progressive", "--epochs", "3"), "3 epochs for 6 stages"),
         (("--learning-rates", "sandwich=-1"), "learning rate of stage sandwich is -1.0"),
         (("--label-ratio", "-1"), "label_ratio of stage sandwich is -1.0; a number of 0 or more"),
+        (("--dropout", "1"), "dropout is 1.0; allowed: 0 up to below 1"),
         (("--batch-size", "5000"), "fewer than one batch of 5000"),
         (("--data", "folder"), "an image folder needs --data-root"),
         (("--epochs", "\u00b2"), "is not STAGE=NUMBER"),
