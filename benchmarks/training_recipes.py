@@ -11,12 +11,11 @@ Every arm but two sees the same images for the same number of epochs, with the s
 regularisation and learning rates of the preset "small-images". The rates were chosen on handwritten digits with batches
 of 32 (for "alphanet" and "delayed" not at all), the weight of true labels and the place of dropout on held-out images
 of "fashion-mnist-short", seed 0. "none" is the largest network alone, cut down to each subnet. "*-no-labels": the
-subnets that the largest network teaches see no true label, and have dropout as it has. "sandwich-balanced" is the
-sandwich as the preset has it now; the others have its earlier dropout and resolutions. "alone-*" are the same subnets,
-each trained from its own random start as a space of one, with dropout and without. "sandwich-six" trains six subnets a
-step, "sandwich" four, as published. "random-equal-cost" and "sandwich-equal-cost" train for more or fewer epochs than
-the others, so that they cost about as much as "progressive"; "sandwich-cost-of-alone" costs on 12,000 images what the
-five "alone-*" cost together.
+subnets that the largest network teaches see no true label, and have dropout as it has. "alone-*" are the same subnets,
+each trained from its own random start as a space of one. "sandwich-six" trains six subnets a step,
+"sandwich" four, as published. "random-equal-cost" and "sandwich-equal-cost" train for more or fewer epochs than the
+others, so that they cost about as much as "progressive"; "sandwich-cost-of-alone" costs on 12,000 images what the five
+"alone-*" cost together.
 Accuracy is on the test part, which decides nothing. Cost is the multiply-adds of all forward passes, counted exactly,
 because seconds on a shared machine say little. Finished trainings are not repeated, killed ones go on. FOLDER holds
 CIFAR-10 as images: train/CLASS/*.jpg and test/CLASS/*.jpg. "*-short" trains on a fifth or quarter of the images: 50
@@ -66,13 +65,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cifar10": {"data": "folder", "epochs": 10, "resolutions": (16, 20, 24, 28, 32)},
 }
 RECIPE_ARMS = ("progressive", "progressive-sandwich", "none", "random", "sandwich", "alphanet", "delayed")
-EARLIER = replace(SMALL_IMAGES, dropout=0.1, balanced_resolutions=False)
-"""The preset of all arms but those that name theirs: with dropout of the largest network and of subnets trained alone,
-and drawn subnets at any resolution."""
-BALANCED = {"sandwich-balanced": "sandwich"}
-"""Arm -> recipe with the preset as it is: balanced resolutions and no dropout."""
-NO_DROPOUT = "-no-dropout"
-"""Suffix of arms that are trained without dropout."""
 NO_LABELS = {f"{recipe}-no-labels": recipe for recipe in ("sandwich", "progressive-sandwich")}
 """Arm -> recipe, as it was before: the subnets that the largest network teaches see no true label, but dropout."""
 SIX = {"sandwich-six": "sandwich"}
@@ -92,7 +84,6 @@ UNIFORM = {  # subnet -> depth of all stages, kernel and expand ratio of all blo
     "largest": (4, 7, 6, -1),
 }
 RANDOM_SUBNETS = 3
-ALONE = tuple(f"alone-{name}" for name in UNIFORM)
 
 
 def main() -> None:
@@ -104,7 +95,7 @@ def main() -> None:
     run.add_argument(
         "--arms",
         nargs="+",
-        default=[*RECIPE_ARMS, *BALANCED, *SIX, *NO_LABELS, *EQUAL_COST, *ALONE, *(a + NO_DROPOUT for a in ALONE)],
+        default=[*RECIPE_ARMS, *SIX, *NO_LABELS, *EQUAL_COST, *(f"alone-{name}" for name in UNIFORM)],
     )
     run.add_argument("--data-root", type=Path)
     run.add_argument("--work", type=Path, default=Path("runs/training_recipes"), help="where unfinished runs are")
@@ -132,15 +123,13 @@ def main() -> None:
 def measure(setting_name: str, arm: str, seed: int, data: ImageData, path: Path) -> dict[str, Any]:
     """Train one arm and test its subnets."""
     setting = SETTINGS[setting_name]
-    alone = arm.removeprefix("alone-").removesuffix(NO_DROPOUT) if arm.startswith("alone-") else None
+    alone = arm.removeprefix("alone-") if arm.startswith("alone-") else None
     resolutions: tuple[int, ...] = setting["resolutions"]
     space = get_space(SPACE) if alone is None else _space_of_one(alone, resolutions)
-    named = NO_LABELS | SIX | BALANCED | {"none": "progressive"}
+    named = NO_LABELS | SIX | {"none": "progressive"}
     recipe, share = EQUAL_COST.get(arm, (named.get(arm, "random" if alone else arm), 1))
     epochs = round(share * setting["epochs"])
-    preset = SMALL_IMAGES if arm in BALANCED else EARLIER
-    if arm.endswith(NO_DROPOUT):
-        preset = replace(preset, dropout=0.0)
+    preset = SMALL_IMAGES
     if arm in NO_LABELS:
         preset = replace(preset, label_ratio=0.0)
     if arm in SIX:
@@ -150,9 +139,7 @@ def measure(setting_name: str, arm: str, seed: int, data: ImageData, path: Path)
         stages = tuple(replace(stage, choices={**stage.choices, "resolution": resolutions}) for stage in stages)
     if arm in NO_LABELS:
         stages = tuple(replace(stage, taught_dropout=True) for stage in stages)
-    settings = TrainingSettings(
-        space.name, stages, recipe, seed=seed, batch_size=BATCH_SIZE, dropout=preset.dropout, threads=1
-    )
+    settings = TrainingSettings(space.name, stages, recipe, seed=seed, batch_size=BATCH_SIZE, threads=1)
     with exclusive(path):
         if not (path / MANIFEST).exists():
             start_run(path, settings, data, {"root": None, "size": data.size})
@@ -249,9 +236,8 @@ def report() -> None:
         if not runs:
             continue
         table: dict[str, Any] = {}
-        alone = {"alone": ALONE, "alone" + NO_DROPOUT: tuple(name + NO_DROPOUT for name in ALONE)}
-        for arm in (*RECIPE_ARMS, *BALANCED, *SIX, *NO_LABELS, *EQUAL_COST, *alone):
-            mine = [run for run in runs if run["arm"] in alone.get(arm, (arm,))]
+        for arm in (*RECIPE_ARMS, *SIX, *NO_LABELS, *EQUAL_COST, "alone"):
+            mine = [run for run in runs if run["arm"] == arm or (arm == "alone" and run["arm"].startswith("alone-"))]
             cells: dict[str, list[tuple[int, float, float]]] = {}
             for run in mine:
                 for name, row in run["subnets"].items():

@@ -38,11 +38,8 @@ def main() -> None:
     torch.set_num_threads(1)
     images: Any = load_data(arguments.data, root=arguments.data_root, size=32)
     if arguments.images:
-        images = replace(
-            images,
-            train_images=images.train_images[: arguments.images],
-            train_labels=images.train_labels[: arguments.images],
-        )
+        chosen = torch.arange(arguments.images) * images.train_count // arguments.images  # folders: class by class
+        images = replace(images, train_images=images.train_images[chosen], train_labels=images.train_labels[chosen])
     normalisation, found = images.normalisation(), {}
     for arm, target in (("dense", "macs=1"), ("pruned", arguments.target)):
         torch.manual_seed(0)

@@ -50,7 +50,6 @@ class Preset:
         label_ratio: as in `Stage`, for every recipe with a teacher in place.
         sandwich_subnets: subnets a step of "sandwich", "alphanet" and "delayed": the largest, the smallest, and random
             ones between them.
-        balanced_resolutions: as in `Stage`, for every sandwich.
         calibration_images: training images kept for batch norm calibration.
         progressive_epochs: epochs a stage, or None where `progressive_shares` divides a total.
         progressive_shares: share of all epochs a stage.
@@ -67,7 +66,6 @@ class Preset:
     dropout: float
     label_ratio: float
     sandwich_subnets: int
-    balanced_resolutions: bool
     calibration_images: int
     progressive_shares: Mapping[str, float]
     learning_rates: Mapping[str, float]
@@ -108,10 +106,9 @@ SMALL_IMAGES = Preset(
     batch_size=32,
     label_smoothing=0.1,
     weight_decay=3e-5,
-    dropout=0.0,
+    dropout=0.1,
     label_ratio=1.0,
     sandwich_subnets=PUBLISHED_SANDWICH,
-    balanced_resolutions=True,
     calibration_images=512,
     progressive_shares={
         "largest": 0.35,
@@ -167,7 +164,6 @@ IMAGENET = Preset(
     dropout=0.1,
     label_ratio=0.0,
     sandwich_subnets=PUBLISHED_SANDWICH,
-    balanced_resolutions=False,
     calibration_images=2000,
     progressive_shares=SMALL_IMAGES.progressive_shares,
     progressive_epochs={"largest": 180, "kernel": 125, "depth1": 25, "depth2": 125, "width1": 25, "width2": 125},
@@ -317,7 +313,6 @@ def _progressive_sandwich(
                 learning_rate=rates[name],
                 subnets_per_step=1 if alone else min(stage.subnets_per_step + 1, PUBLISHED_SANDWICH),
                 sampling="random" if alone else "sandwich",
-                balanced_resolutions=preset.balanced_resolutions and not alone,
                 teacher="none" if alone else "in-place",
                 label_ratio=0.0 if alone else preset.label_ratio,
                 taught_dropout=alone,
@@ -349,7 +344,6 @@ def _sandwich(
             learning_rate=rates[name],
             subnets_per_step=preset.sandwich_subnets,
             sampling="sandwich",
-            balanced_resolutions=preset.balanced_resolutions,
             teacher="in-place",
             label_ratio=preset.label_ratio,
             taught_dropout=False,
@@ -392,7 +386,6 @@ def _delayed(space: SearchSpace, epochs: Mapping[str, int], rates: Mapping[str, 
         learning_rate=rates["delayed"],
         subnets_per_step=preset.sandwich_subnets,
         sampling="sandwich",
-        balanced_resolutions=preset.balanced_resolutions,
         teacher="in-place",
         label_ratio=preset.label_ratio,
         taught_dropout=False,

@@ -35,8 +35,6 @@ class Stage:
         choices: kind -> the only values to draw from, for all dimensions of the kind; all where it is absent.
         sampling: "random": all subnets of a step are drawn, at one common resolution. "sandwich": the largest, then
             drawn ones, then the smallest, each at its own resolution.
-        balanced_resolutions: whether the drawn subnets of a sandwich take resolutions so that, with its largest and
-            smallest, every one is trained as often as can be; False: at random, as published.
         teacher: who gives soft labels. "frozen": the largest network as the first stage left it, beside the true
             labels. "in-place": the largest network of this very step, to all others.
         label_ratio: weight of the true labels beside a teacher in place; 0: taught subnets see no true label.
@@ -57,7 +55,6 @@ class Stage:
     greatest: Mapping[Kind, int] = field(default_factory=dict)
     choices: Mapping[Kind, tuple[Value, ...]] = field(default_factory=dict)
     sampling: Sampling = "random"
-    balanced_resolutions: bool = False
     teacher: Teacher = "none"
     label_ratio: float = 0.0
     taught_dropout: bool = True
@@ -75,8 +72,6 @@ class Stage:
             raise ConfigError(
                 f"stage {self.name!r} has {self.subnets_per_step} subnet(s) a step; a sandwich is 2 or more"
             )
-        if self.balanced_resolutions and self.sampling != "sandwich":
-            raise ConfigError(f"stage {self.name!r}: balanced resolutions need sampling 'sandwich'")
         if self.teacher == "in-place" and self.sampling != "sandwich":
             raise ConfigError(f"stage {self.name!r}: a teacher in place needs sampling 'sandwich'")
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from supernet.spaces import SearchSpace, get_space
 from supernet.training.recipes import SMALL_IMAGES, build_stages
@@ -46,32 +44,6 @@ def test_a_sandwich_keeps_to_the_stages_choices(tiny: SearchSpace) -> None:
 def test_a_sandwich_of_two_is_the_largest_and_the_smallest(tiny: SearchSpace) -> None:
     (stage,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=10)
     assert draw_subnets(tiny, replace(stage, subnets_per_step=2), 0, 0, 0) == [tiny.largest(), tiny.smallest()]
-
-
-@pytest.mark.parametrize(
-    ("resolutions", "subnets", "expected"),
-    [
-        ((16, 20, 24), 4, (1 / 6, 4 / 6, 1 / 6)),  # every one 4/3 times a step, of which the extremes have one
-        ((16, 20, 24, 28, 32), 4, (0.2 / 2.8, 0.8 / 2.8, 0.8 / 2.8, 0.8 / 2.8, 0.2 / 2.8)),  # at least half a part
-        ((16, 32), 4, (0.5, 0.5)),
-        ((24,), 3, (1.0,)),
-    ],
-)
-def test_balanced_resolutions_give_every_one_its_part(
-    tiny: SearchSpace, resolutions: tuple[int, ...], subnets: int, expected: tuple[float, ...]
-) -> None:
-    (stage,) = build_stages("sandwich", tiny, SMALL_IMAGES, epochs=10)
-    plain = replace(stage, choices={"resolution": resolutions}, subnets_per_step=subnets, balanced_resolutions=False)
-    balanced = replace(plain, balanced_resolutions=True)
-    drawn = Counter[int]()
-    for step in range(1000):
-        configs = draw_subnets(tiny, balanced, 0, 0, step)
-        others = draw_subnets(tiny, plain, 0, 0, step)
-        assert (configs[0], configs[-1]) == (others[0], others[-1])
-        assert all(replace(a, resolution=b.resolution) == b for a, b in zip(configs, others, strict=True))
-        drawn.update(config.resolution for config in configs[1:-1])
-    shares = [drawn[resolution] / drawn.total() for resolution in resolutions]
-    assert shares == pytest.approx(expected, abs=0.04)
 
 
 def test_the_greatest_values_are_counted_in_each_dimension() -> None:

@@ -64,9 +64,9 @@ def test_stages_survive_json(stage: Stage) -> None:
 
 def test_a_stage_stored_before_taught_subnets_were_treated_apart_trains_as_it_did() -> None:
     stored = SANDWICH.to_dict()
-    del stored["label_ratio"], stored["taught_dropout"], stored["balanced_resolutions"]
+    del stored["label_ratio"], stored["taught_dropout"]
     found = Stage.from_dict(stored)
-    assert (found.label_ratio, found.taught_dropout, found.balanced_resolutions) == (0, True, False)
+    assert (found.label_ratio, found.taught_dropout) == (0, True)
 
 
 def test_rules_that_contradict_each_other_are_refused() -> None:
@@ -76,5 +76,3 @@ def test_rules_that_contradict_each_other_are_refused() -> None:
         replace(PLAIN, sampling="sandwich")
     with pytest.raises(ConfigError, match="a teacher in place needs sampling 'sandwich'"):
         replace(PLAIN, teacher="in-place")
-    with pytest.raises(ConfigError, match="balanced resolutions need sampling 'sandwich'"):
-        replace(PLAIN, balanced_resolutions=True)
