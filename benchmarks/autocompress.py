@@ -22,6 +22,8 @@ Arms, all from the same trained dense network of that seed, each with the same e
 - no-purification.
 - one-shot: magnitude masks at once and masked training; neither ADMM nor purification, one round, uniform rates.
 - weights: without structure.
+- trained-on: the dense network, not pruned, trained for as many epochs more as `full` may use: what a loss is to be
+  measured against where the dense network is not trained to its end.
 - oto: Only Train Once (DHSPG) from the same dense network, at the same share of parameters, its epochs as many as
   `full` may use; channels only, so that its counted parameters are all computed.
 
@@ -82,6 +84,7 @@ ARMS = (
     "no-purification",
     "one-shot",
     "weights",
+    "trained-on",
     "oto",
 )
 
@@ -205,8 +208,8 @@ def main() -> None:
             path = RESULTS / f"{arguments.case}_{arm}_{share.rstrip('%')}_{seed}.json"
             if not path.exists():
                 folder = arguments.work / path.stem
-                found = by_oto(case, data, net, share, seed, folder) if arm == "oto" else by_autocompress(
-                    case, data, net, share, seed, arm, folder)  # fmt: skip
+                by = by_autocompress if arm not in ("oto", "trained-on") else by_oto
+                found = by(case, data, net, share, seed, arm, folder)
                 found = {"case": arguments.case, "arm": arm, "share": share, "seed": seed, **found}
                 write_json(path, found | {"machine": machine()})
                 print(path.stem, json.dumps(found["outcome"]), flush=True)
@@ -286,7 +289,9 @@ def by_autocompress(
     }
 
 
-def by_oto(case: Case, data: ImageData, net: nn.Module, share: str, seed: int, folder: Path) -> dict[str, Any]:
+def by_oto(
+    case: Case, data: ImageData, net: nn.Module, share: str, seed: int, arm: str, folder: Path
+) -> dict[str, Any]:
     loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.rate)
     before = loop.test_accuracy(net)
     own = case.network(seed, data.size)
@@ -294,7 +299,7 @@ def by_oto(case: Case, data: ImageData, net: nn.Module, share: str, seed: int, f
     groups = ZeroInvariantGroups(own, torch.randn(2, 3, data.size, data.size))
     full = groups.count()
     settings = PruningSettings(
-        target=f"params={share}",
+        target=f"params={share if arm == 'oto' else '100%'}",
         epochs=rounds_of(share) * epochs_of(case.settings),
         learning_rate=case.rate,
         weight_decay=1e-4,
