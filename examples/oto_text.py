@@ -51,6 +51,7 @@ class Encoder(nn.Module):
     def __init__(self, width: int = 64, heads: int = 4, depth: int = 3) -> None:
         super().__init__()
         self.symbols = nn.Embedding(SYMBOLS, width)
+        nn.init.normal_(self.symbols.weight, std=0.02)  # no louder than the places, or neighbours are hard to find
         self.places = nn.Parameter(0.02 * torch.randn(LENGTH, width))
         self.layers = nn.Sequential(*(Layer(width, heads) for _ in range(depth)))
         self.norm, self.exit = nn.LayerNorm(width), nn.Linear(width, SYMBOLS)

@@ -3,8 +3,8 @@
 Run: python -m examples.oto_unet --steps 800
 Result: examples/results/unet.json
 
-Two U-Nets one after the other (the second gets the image and what the first made of it) learn on patches of one
-photograph with Gaussian noise of standard deviation 0.1, and are tested on another.
+Two U-Nets one after the other (the second gets the image and what the first made of it) learn on patches of
+two photographs' left parts with Gaussian noise of standard deviation 0.1, and are tested on the right parts.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ def main() -> None:
     parser.add_argument("--target", default="macs=0.5")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    temple, flower = photographs()
-    test, clean = noisy(flower[None], 10**6), flower[None]
+    train, clean = photographs()
+    test = noisy(clean, 10**6)
 
     def loss_of(net: nn.Module, step: int) -> Tensor:
-        images = patches(temple, 48, 8, step)
+        images = patches(train, 48, 8, step)
         return F.mse_loss(net(noisy(images, step)), images)
 
     def measure(net: nn.Module) -> float:

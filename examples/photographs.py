@@ -1,4 +1,4 @@
-"""Real photographs that come with scikit-learn: patches of one to train on, the other to test on."""
+"""Two photographs that come with scikit-learn, a temple and a flower: left parts to train on, right parts to test."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
+_SIDE = 424
+"""Height, and width of the left part; a multiple of 8."""
+
 
 def photographs() -> tuple[Tensor, Tensor]:
-    """A temple to train on and a flower to test on; float32 (3, 424, 640) on the scale [0, 1] each."""
-    first, second = load_sample_images().images
-    return _tensor(first), _tensor(second)
+    """Left parts (2, 3, 424, 424) and right parts (2, 3, 424, 216); float32 on the scale [0, 1]."""
+    both = torch.stack([torch.tensor(image) for image in load_sample_images().images])
+    whole = both[:, :_SIDE].permute(0, 3, 1, 2).float() / 255
+    return whole[..., :_SIDE].contiguous(), whole[..., _SIDE:].contiguous()
 
 
-def patches(photograph: Tensor, side: int, count: int, seed: int) -> Tensor:
-    """Random patches, mirrored half of the time; (count, 3, side, side)."""
+def patches(images: Tensor, side: int, count: int, seed: int) -> Tensor:
+    """Random patches of images (n, 3, h, w), mirrored half of the time; (count, 3, side, side)."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(photograph.shape[1] - side + 1, (count,), generator=generator).tolist()
-    columns = torch.randint(photograph.shape[2] - side + 1, (count,), generator=generator).tolist()
-    cut = torch.stack([photograph[:, r : r + side, c : c + side] for r, c in zip(rows, columns, strict=True)])
+    numbers, rows, columns = (
+        torch.randint(high, (count,), generator=generator).tolist()
+        for high in (len(images), images.shape[2] - side + 1, images.shape[3] - side + 1)
+    )
+    places = zip(numbers, rows, columns, strict=True)
+    cut = torch.stack([images[number, :, row : row + side, column : column + side] for number, row, column in places])
     mirrored = torch.rand(count, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], cut.flip(3), cut)
 
 
 def psnr(found: Tensor, expected: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, values clipped to [0, 1]."""
+    """Peak signal-to-noise ratio in dB over all images together, values clipped to [0, 1]."""
     return float(-10 * (found.clamp(0, 1) - expected).square().mean().log10())
-
-
-def _tensor(photograph: object) -> Tensor:
-    image = torch.tensor(photograph)[:424].permute(2, 0, 1).float() / 255
-    return image.contiguous()
