@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="of the training part; all by default")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--learning-rate", type=float, help="default: the optimiser's usual one")
     parser.add_argument("--target", default="macs=0.5")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,7 +50,7 @@ def main() -> None:
             target=target,
             epochs=arguments.epochs,
             optimizer=arguments.optimizer,
-            learning_rate=RATES[arguments.optimizer],
+            learning_rate=arguments.learning_rate or RATES[arguments.optimizer],
         )
         optimizer = train_and_prune(groups, images, settings, resolution=32, normalisation=normalisation)
         compact, plan = construct_subnet(net, groups)
@@ -59,7 +60,9 @@ def main() -> None:
             **figures_of(plan, optimizer.end_step),
         }
         print(f"{arguments.model} on {arguments.data}, {arm}: {found[arm]}", flush=True)
-    settings_of_both = {name: getattr(arguments, name) for name in ("epochs", "images", "optimizer", "target")}
+    settings_of_both = {
+        name: getattr(arguments, name) for name in ("epochs", "images", "optimizer", "learning_rate", "target")
+    }
     write_json(RESULTS / f"{arguments.model}_{arguments.data}.json", {**settings_of_both, **found})
 
 

@@ -7,6 +7,7 @@ guessed: the first whose outputs equal the pruned model's is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
     partition = groups.partition
     tensors = kept_positions(partition, keep)
     attributes = settings_after(model, tensors, _inputs(partition, keep), _heads(groups, kept))
-    failures = []
+    failures: list[str] = []
     for form in ("modules", "program"):
         try:
             if form == "modules":
@@ -88,6 +89,9 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
                 tensors, attributes = {**tensors, **extra}, {}
             inputs = at_least_two(groups.example_inputs)
             found = compare(model, new, inputs)
+            if not math.isfinite(found.scale):
+                failures = []
+                break
             if not found.error <= MAX_ERROR * found.scale:
                 exact = compare(copy_of(model).double(), copy_of(new).double(), _doubled(inputs))
                 if not exact.error <= _MAX_ERROR_FLOAT64 * exact.scale:
@@ -107,6 +111,11 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
             cost.macs, cost.params, full.macs, full.params, found.error, found.signal,
         )  # fmt: skip
         return new, plan
+    if not failures:
+        raise ConstructionError(
+            f"the pruned {type(model).__name__} itself gives outputs that are not finite, so that no compact model can "
+            "be compared with it; train it again with a smaller learning rate"
+        )
     raise ConstructionError(
         f"no compact {type(model).__name__} computes what the pruned one computes: {'; '.join(failures)}; "
         f"mark the parts that differ with keep=[...]"

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
 
-from pruning.training import predictions
+from pruning.training import predictions, require_finite
 from supernet.errors import ConfigError
 from supernet.images import Normalisation, prepare
 from supernet.images import batches as image_batches
@@ -193,6 +193,7 @@ class ImageLoop:
             epoch.progress(step / steps)
             images = prepare(self.data.augmentation(pixels, generator), self.side, self._normalisation)
             loss = F.cross_entropy(model(images), labels) + epoch.penalty()
+            require_finite(loss, optimizer, f"step {step + 1} of {steps} of an epoch")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -18,7 +18,7 @@ from pruning.group_sparse import GroupSparseOptimizer
 from pruning.groups import ZeroInvariantGroups
 from pruning.hesso import HESSO
 from pruning.targets import Latencies, Target
-from supernet.errors import CheckpointError, ConfigError, one_of
+from supernet.errors import CheckpointError, ConfigError, DataError, one_of
 from supernet.files import atomic_path, require_writable
 from supernet.images import Normalisation, prepare
 from supernet.training.data import TrainingData
@@ -131,6 +131,7 @@ def train_and_prune(
 
     Raises:
         ConfigError: fewer training images than a batch.
+        DataError: the loss is not finite any more; `state` is as the epoch before left it.
         InfeasibleBudgetError: the target is out of reach.
         CheckpointError: `state` is of another model or of other settings.
         StorageError: `state` cannot be written.
@@ -168,14 +169,35 @@ def train_and_prune(
                 group["lr"] = settings.learning_rate * share * min((optimizer.steps + 1) / warm_up, 1)
             changed = images.augmentation(pixels.to(device), generator)
             loss = F.cross_entropy(net(prepare(changed, resolution, normalisation)), labels.to(device))
+            value = require_finite(loss, optimizer, f"step {optimizer.steps + 1} of {total}")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            progress(optimizer.steps, total, float(loss.detach()))
+            progress(optimizer.steps, total, value)
         if state is not None:
             _keep(state, net, optimizer, settings)
     net.eval()
     return optimizer
+
+
+def require_finite(loss: Tensor, optimizer: Optimizer, where: str) -> float:
+    """The loss as a number.
+
+    Args:
+        loss: of a step, before it is taken.
+        optimizer: that takes it.
+        where: the step's name in an error.
+
+    Raises:
+        DataError: it is not finite.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DataError(
+            f"the loss became {value} in {where}, at a learning rate of {optimizer.param_groups[0]['lr']:g}; train "
+            "with a smaller one"
+        )
+    return value
 
 
 def require_reachable(

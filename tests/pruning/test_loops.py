@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import SGD
 
 from pruning.loops import Epoch, ImageLoop, OwnLoop, reestimate_norms
-from supernet.errors import ConfigError
+from supernet.errors import ConfigError, DataError
 from supernet.images import Normalisation
 from supernet.training.data import load_data
 
@@ -117,3 +117,14 @@ def test_own_loops_without_a_test_part_say_none_and_batches_too_large_are_refuse
     assert OwnLoop(lambda model, epoch: None, lambda model: 0.5).test_accuracy(nn.Linear(1, 1)) is None
     with pytest.raises(ConfigError, match="100000 images a batch for"):
         ImageLoop(load_data("digits"), batch_size=100_000)
+
+
+def test_a_loss_that_is_no_number_stops_the_epoch() -> None:
+    loop = ImageLoop(load_data("digits"), resolution=8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    with torch.no_grad():
+        model[1].bias.fill_(torch.nan)
+    with pytest.raises(
+        DataError, match=r"the loss became nan in step 1 of \d+ of an epoch, at a learning rate of 0\.02"
+    ):
+        loop.train_epoch(model, epoch(0, 1))

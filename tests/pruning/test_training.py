@@ -10,7 +10,7 @@ from torch import nn
 from pruning.construct import construct_subnet
 from pruning.groups import ZeroInvariantGroups
 from pruning.training import PruningSettings, predictions, train_and_prune
-from supernet.errors import CheckpointError, ConfigError, InfeasibleBudgetError
+from supernet.errors import CheckpointError, ConfigError, ConstructionError, DataError, InfeasibleBudgetError
 from supernet.training.data import ImageData
 from tests.pruning.hand_built import chain
 
@@ -114,3 +114,13 @@ def test_wrong_settings_are_refused_together() -> None:
 )
 def test_steps_follow_from_the_shares(settings: PruningSettings, steps: tuple[int, int, int]) -> None:
     assert settings.steps(8000) == steps
+
+
+def test_a_loss_that_is_no_number_stops_the_training(few_digits: ImageData, tmp_path: Path) -> None:
+    net = chain(widths=(8, 12), classes=10)
+    groups = ZeroInvariantGroups(net, torch.randn(2, 3, SIZE, SIZE))
+    settings = replace(SETTINGS, learning_rate=1e30)
+    with pytest.raises(DataError, match=r"the loss became (nan|inf) in step \d+ of 32, at a learning rate of "):
+        train_and_prune(groups, few_digits, settings, resolution=SIZE, normalisation=few_digits.normalisation())
+    with pytest.raises(ConstructionError, match="the pruned Sequential itself gives outputs that are not finite"):
+        construct_subnet(net, groups)
