@@ -292,6 +292,7 @@ def by_autocompress(
 def by_oto(
     case: Case, data: ImageData, net: nn.Module, share: str, seed: int, arm: str, folder: Path
 ) -> dict[str, Any]:
+    """Train by `train_and_prune`: pruned (arm "oto"), or with nothing to prune (arm "trained-on")."""
     loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.rate)
     before = loop.test_accuracy(net)
     own = case.network(seed, data.size)

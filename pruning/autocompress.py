@@ -129,6 +129,7 @@ def auto_compress(
         InfeasibleBudgetError: the target is out of reach.
         ConstructionError: the compact model does not compute what the masked one does.
         CheckpointError: the folder is of another model, target or other settings.
+        DataError: the loss is not finite any more (`ImageLoop`); the folder is as the epoch before left it.
         StorageError: the folder cannot be written.
     """
     loop: Loop = ImageLoop(data) if isinstance(data, ImageData | StreamedFolder) else data

@@ -7,7 +7,6 @@ guessed: the first whose outputs equal the pruned model's is taken.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,11 +74,12 @@ def construct_subnet(model: nn.Module, groups: ZeroInvariantGroups) -> tuple[nn.
 
 def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -> tuple[nn.Module, Plan]:
     """As `construct_subnet`, with the units that stay given; all others have to be zero."""
+    _require_finite_outputs(model, groups)
     keep = joined_masks(groups.sets, kept)
     partition = groups.partition
     tensors = kept_positions(partition, keep)
     attributes = settings_after(model, tensors, _inputs(partition, keep), _heads(groups, kept))
-    failures: list[str] = []
+    failures = []
     for form in ("modules", "program"):
         try:
             if form == "modules":
@@ -89,9 +89,6 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
                 tensors, attributes = {**tensors, **extra}, {}
             inputs = at_least_two(groups.example_inputs)
             found = compare(model, new, inputs)
-            if not math.isfinite(found.scale):
-                failures = []
-                break
             if not found.error <= MAX_ERROR * found.scale:
                 exact = compare(copy_of(model).double(), copy_of(new).double(), _doubled(inputs))
                 if not exact.error <= _MAX_ERROR_FLOAT64 * exact.scale:
@@ -111,11 +108,6 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
             cost.macs, cost.params, full.macs, full.params, found.error, found.signal,
         )  # fmt: skip
         return new, plan
-    if not failures:
-        raise ConstructionError(
-            f"the pruned {type(model).__name__} itself gives outputs that are not finite, so that no compact model can "
-            "be compared with it; train it again with a smaller learning rate"
-        )
     raise ConstructionError(
         f"no compact {type(model).__name__} computes what the pruned one computes: {'; '.join(failures)}; "
         f"mark the parts that differ with keep=[...]"
@@ -131,6 +123,17 @@ def kept_positions(partition: Partition, keep: NDArray[np.bool_]) -> dict[str, d
             if not stays.all():
                 found.setdefault(name, {})[axis] = np.flatnonzero(stays).tolist()
     return found
+
+
+def _require_finite_outputs(model: nn.Module, groups: ZeroInvariantGroups) -> None:
+    """A model that gives NaN or infinity is equal to no compact one, for whatever reason it does."""
+    with torch.no_grad(), evaluating(model):
+        outputs = outputs_of(model(*at_least_two(groups.example_inputs)))
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise ConstructionError(
+            f"the pruned {type(model).__name__} itself gives outputs that are not finite, so that no compact model can "
+            "be compared with it; train it again with a smaller learning rate, or see what the example inputs hold"
+        )
 
 
 def compare(model: nn.Module, other: nn.Module, inputs: Sequence[Any]) -> Comparison:

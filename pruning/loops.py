@@ -181,7 +181,7 @@ class ImageLoop:
         return self.normalisation or self.data.normalisation()
 
     def train_epoch(self, model: nn.Module, epoch: Epoch) -> None:
-        """Every image once, but for those that do not fill a batch."""
+        """Every image once, but for those that do not fill a batch; a loss that is not finite is a DataError."""
         optimizer = epoch.optimizer(
             lambda: SGD(model.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         )

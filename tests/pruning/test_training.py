@@ -121,6 +121,14 @@ def test_a_loss_that_is_no_number_stops_the_training(few_digits: ImageData, tmp_
     groups = ZeroInvariantGroups(net, torch.randn(2, 3, SIZE, SIZE))
     settings = replace(SETTINGS, learning_rate=1e30)
     with pytest.raises(DataError, match=r"the loss became (nan|inf) in step \d+ of 32, at a learning rate of "):
-        train_and_prune(groups, few_digits, settings, resolution=SIZE, normalisation=few_digits.normalisation())
+        train_and_prune(
+            groups,
+            few_digits,
+            settings,
+            resolution=SIZE,
+            normalisation=few_digits.normalisation(),
+            state=tmp_path / "state.pt",
+        )
+    assert not (tmp_path / "state.pt").exists()  # it was in the first epoch
     with pytest.raises(ConstructionError, match="the pruned Sequential itself gives outputs that are not finite"):
         construct_subnet(net, groups)
