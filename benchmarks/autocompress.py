@@ -73,6 +73,7 @@ from supernet.training.data import load_data
 from supernet.training.in_memory import ImageData
 
 RESULTS = Path(__file__).parent / "results" / "autocompress"
+DENSE_DECAY = 5e-4
 SEARCHES = 5
 """Of which the median is compared."""
 ARMS = (
@@ -131,7 +132,7 @@ class Case:
         data: its name.
         network: makes it, from a seed and the images' side.
         dense_epochs: of the dense training.
-        batch, rate: of all trainings; the dense one takes `dense_rate`.
+        batch, rate, decay: of all trainings; the dense one takes `dense_rate` and `DENSE_DECAY`.
         share: of the parameters that the last round may keep, for those that leave it to us.
         settings: of AutoCompress.
         limits: training and held-out images that are used; None: all.
@@ -146,6 +147,7 @@ class Case:
     share: str
     settings: CompressionSettings
     limits: tuple[int, int] | None = None
+    decay: float = 1e-4
 
 
 _SHORT = CompressionSettings(
@@ -168,15 +170,15 @@ CASES = {
     "digits-lenet-short": Case("digits", lenet, 30, 32, 0.02, 0.02, "2%", _SHORT),
     "fashion-lenet": Case("fashion-mnist", lenet, 12, 64, 0.02, 0.05, "2%", _LONG),
     "fashion-cnn": Case("fashion-mnist", small_cnn, 12, 64, 0.05, 0.05, "12.5%", _LONG),
-    "cifar-vgg16": Case("folder", vgg, 30, 64, 0.02, 0.05, "6.25%", _CIFAR, (4000, 2000)),
-    "cifar-resnet18": Case("folder", resnet18, 30, 64, 0.02, 0.05, "6.25%", _CIFAR, (4000, 2000)),
+    "cifar-vgg16": Case("folder", vgg, 60, 64, 0.02, 0.01, "6.25%", _CIFAR, (4000, 2000), 5e-4),
+    "cifar-resnet18": Case("folder", resnet18, 60, 64, 0.02, 0.01, "6.25%", _CIFAR, (4000, 2000), 5e-4),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "search"):
+    for name in ("dense", "run", "search"):
         own = commands.add_parser(name)
         own.add_argument("--case", choices=list(CASES), required=True)
         own.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -184,6 +186,7 @@ def main() -> None:
         own.add_argument("--download", action="store_true")
         own.add_argument("--work", type=Path, default=Path("runs/autocompress"), help="states of unfinished runs")
         own.add_argument("--share", help="of the parameters; default: the case's")
+        own.add_argument("--device", default="cpu", help="where networks are trained")
         if name == "run":
             own.add_argument("--arms", nargs="+", choices=ARMS, default=["full"])
     commands.add_parser("latency")
@@ -200,7 +203,10 @@ def main() -> None:
     data = limited(load_data(case.data, root=arguments.data_root, download=arguments.download), case.limits)
     share = arguments.share or case.share
     for seed in arguments.seeds:
-        net = dense(arguments.case, case, data, seed, arguments.work)
+        net = dense(arguments.case, case, data, seed, arguments.work, arguments.device)
+        if arguments.command == "dense":
+            print(arguments.case, seed, "held out", ImageLoop(data).accuracy(net), flush=True)
+            continue
         if arguments.command == "search":
             compare_searches(arguments.case, case, data, net, share, seed)
             continue
@@ -211,7 +217,7 @@ def main() -> None:
                 by = by_autocompress if arm not in ("oto", "trained-on") else by_oto
                 found = by(case, data, net, share, seed, arm, folder)
                 found = {"case": arguments.case, "arm": arm, "share": share, "seed": seed, **found}
-                write_json(path, found | {"machine": machine()})
+                write_json(path, found | {"machine": machine(arguments.device)})
                 print(path.stem, json.dumps(found["outcome"]), flush=True)
 
 
@@ -227,14 +233,14 @@ def limited(data: Any, images: tuple[int, int] | None) -> ImageData:
     return replace(data, **changes)
 
 
-def dense(name: str, case: Case, data: ImageData, seed: int, work: Path) -> nn.Module:
-    """The trained dense network of a seed, kept in the folder of states."""
-    net = case.network(seed, data.size)
+def dense(name: str, case: Case, data: ImageData, seed: int, work: Path, device: str = "cpu") -> nn.Module:
+    """The trained dense network of a seed, on the device, kept in the folder of states."""
+    net = case.network(seed, data.size).to(device)
     path = work / f"{name}_dense_{seed}.pt"
     if path.exists():
         net.load_state_dict(torch.load(path, weights_only=True))
         return net.eval()
-    loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.dense_rate, weight_decay=5e-4)
+    loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.dense_rate, weight_decay=DENSE_DECAY)
     state: dict[str, Any] | None = None
     for number in range(case.dense_epochs):
         epoch = Epoch(number, case.dense_epochs, seed * 1000 + number, _nothing, lambda: None, state)
@@ -268,7 +274,7 @@ def by_autocompress(
         },
     }
     began, before = time.thread_time(), None
-    loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.rate)
+    loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.rate, weight_decay=case.decay)
 
     def show(progress: Progress) -> None:
         nonlocal before
@@ -297,22 +303,30 @@ def by_oto(
     before = loop.test_accuracy(net)
     own = case.network(seed, data.size)
     own.load_state_dict(net.state_dict())
+    device = next(net.parameters()).device
     groups = ZeroInvariantGroups(own, torch.randn(2, 3, data.size, data.size))
     full = groups.count()
     settings = PruningSettings(
         target=f"params={share if arm == 'oto' else '100%'}",
         epochs=rounds_of(share) * epochs_of(case.settings),
         learning_rate=case.rate,
-        weight_decay=1e-4,
+        weight_decay=case.decay,
         batch_size=case.batch,
         start_share=0.02,
         pruning_share=0.5,
-        min_share=0.0,
+        # The library's own, which keeps a layer from going down to one unit, where that leaves the target in reach.
+        min_share=PruningSettings.min_share if float(share.rstrip("%")) > 5 else 0.0,
         seed=seed,
     )
     folder.mkdir(parents=True, exist_ok=True)
     train_and_prune(
-        groups, data, settings, resolution=data.size, normalisation=data.normalisation(), state=folder / "training.pt"
+        groups,
+        data,
+        settings,
+        resolution=data.size,
+        normalisation=data.normalisation(),
+        device=str(device),
+        state=folder / "training.pt",
     )
     compact, plan = construct_subnet(own, groups)
     after = loop.test_accuracy(compact)
@@ -473,8 +487,9 @@ def _rounds_in(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    return {"processor": processor(), "system": platform.machine(), "torch": torch.__version__, "threads": 1}
+def machine(device: str = "cpu") -> dict[str, Any]:
+    gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name()}
+    return gpu | {"processor": processor(), "system": platform.machine(), "torch": torch.__version__, "threads": 1}
 
 
 def _nothing() -> Tensor:

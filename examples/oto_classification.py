@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--learning-rate", type=float, help="default: the optimiser's usual one")
     parser.add_argument("--target", default="macs=0.5")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     images: Any = load_data(arguments.data, root=arguments.data_root, size=32)
@@ -52,9 +53,13 @@ def main() -> None:
             optimizer=arguments.optimizer,
             learning_rate=arguments.learning_rate or RATES[arguments.optimizer],
         )
-        optimizer = train_and_prune(groups, images, settings, resolution=32, normalisation=normalisation)
+        optimizer = train_and_prune(
+            groups, images, settings, resolution=32, normalisation=normalisation, device=arguments.device
+        )
         compact, plan = construct_subnet(net, groups)
-        answers, right = predictions(compact, images.test_batches(256), resolution=32, normalisation=normalisation)
+        answers, right = predictions(
+            compact, images.test_batches(256), resolution=32, normalisation=normalisation, device=arguments.device
+        )
         found[arm] = {
             "test_accuracy": float((answers == right).double().mean()),
             **figures_of(plan, optimizer.end_step),

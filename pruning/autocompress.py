@@ -36,6 +36,7 @@ from pruning.construct import construct_kept
 from pruning.groups import ZeroInvariantGroups, as_arguments
 from pruning.latency import UnitLatencies
 from pruning.loops import Epoch, ImageLoop, Loop, OwnLoop, reestimate_norms
+from pruning.placement import device_of, inputs_on, on_cpu
 from pruning.plan import Plan, cut
 from pruning.purification import purified, scales, thresholds_of, worth
 from pruning.rates import Rates
@@ -109,7 +110,7 @@ def auto_compress(
     """Compress a trained model until it meets the target.
 
     Args:
-        model: trained; left as it is.
+        model: trained; left as it is. It is trained on, and comes back, on the device where it is.
         data: one of our data sets, or a loop of one's own (`pruning.loops`).
         target: limits on ``params``, ``macs`` or ``latency_ms@DEVICE``, such as "params=2%".
         example_inputs: a tensor or the positional arguments of the model's forward; None: two images of the data set.
@@ -226,8 +227,11 @@ class _Run:
                 f"AutoCompress: no latencies are known for {missing[0]!r}; known: {known}; pass latencies={{DEVICE: "
                 "function of groups and kept units}, or limit macs or params"
             )
-        self.given, self.loop, self.target, self.settings = model, loop, target, settings
-        self.example_inputs, self.folder, self.keep, self.latencies = example_inputs, folder, keep, latencies
+        # Followed, cut and compared on the CPU; trained and judged where it is given.
+        self.device, self.given = device_of(model), on_cpu(model)
+        self.example_inputs = inputs_on(example_inputs, torch.device("cpu"))
+        self.loop, self.target, self.settings = loop, target, settings
+        self.folder, self.keep, self.latencies = folder, keep, latencies
         self.progress, self.cancelled = progress, cancelled
         self.round, self.phase = 0, PHASES[0]
         self.work: dict[str, Any] = {}  # what the phase needs to go on
@@ -237,7 +241,7 @@ class _Run:
         self.kept: Kept | None = None  # what stays of `model`; None: everything
         # The last round that has ended: plan, tensors and masks of its model.
         self.last: tuple[Plan, dict[str, Tensor], dict[str, Tensor]] | None = None
-        self._enter_model(copy_of(model))
+        self._enter_model(copy_of(self.given))
         self.full = {layer.name: (len(layer.rows), len(layer.columns)) for layer in self.matrices.layers}
         whole = self.matrices.whole()
         cost = self.matrices.cost(whole)
@@ -256,7 +260,7 @@ class _Run:
         phases = {"search": self._search, "admm": self._admm, "purify": self._purify, "retrain": self._retrain}
         stopped = False
         if self.dense is None:
-            self.dense = self._measured(copy_of(self.given), WeightMatrices(self.groups), None)
+            self.dense = self._measured(self.model, self.matrices, None)
             self._save()
         try:
             while self.round < len(self.schedule):
@@ -357,7 +361,7 @@ class _Run:
         while self.work.get("pass", 0) < passes:
             number = self.work.get("pass", 0)
             for epoch in range(self.work.get("epoch", 0), settings.purify_epochs):
-                state = self._train("purify", number, epoch, settings.purify_epochs, _no_penalty, self._reapply)
+                state = self._train("purify", number, epoch, settings.purify_epochs, _no_penalty, self._zeroing())
                 self.work = {"pass": number, "epoch": epoch + 1, "optimizer": state}
                 self._tick(epoch + 1, settings.purify_epochs + settings.purify.proposals)
             found = self._purification(number)
@@ -405,7 +409,7 @@ class _Run:
     def _construct(self) -> None:
         """The compact model, which computes what the masked one does, in its place."""
         assert self.kept is not None
-        compact, plan = construct_kept(self.model, self.groups, self.kept.units)
+        compact, plan = construct_kept(on_cpu(self.model), self.groups, self.kept.units)
         if plan.form != "modules":
             raise ConstructionError(
                 f"the compact {type(self.given).__name__} is only a graph, which cannot be trained in a further round: "
@@ -430,7 +434,7 @@ class _Run:
         settings = self.settings
         assert self.kept is not None
         for epoch in range(self.work.get("epoch", 0), settings.retrain_epochs):
-            state = self._train("retrain", 0, epoch, settings.retrain_epochs, _no_penalty, self._reapply)
+            state = self._train("retrain", 0, epoch, settings.retrain_epochs, _no_penalty, self._zeroing())
             self.work = {"epoch": epoch + 1, "optimizer": state}
             self._tick(epoch + 1, settings.retrain_epochs)
         reestimate_norms(self.model, self.loop.calibration_batches())
@@ -476,7 +480,7 @@ class _Run:
         seed = self._seed(phase, block, epoch)
         job = Epoch(epoch, of, seed, penalty, after_step, self.work.get("optimizer") if epoch else None)
         self.model.train()
-        with seeded(torch.device("cpu"), seed, "epoch"):  # for dropout and the like
+        with seeded(self.device, seed, "epoch"):  # for dropout and the like
             self.loop.train_epoch(self.model, job)
         self.model.eval()
         if not job.steps:
@@ -486,9 +490,10 @@ class _Run:
             )
         return None if job.used is None else job.used.state_dict()
 
-    def _reapply(self) -> None:
+    def _zeroing(self) -> Callable[[], None]:
+        """What puts the zeros back after every step of an epoch."""
         assert self.kept is not None
-        self.matrices.apply(self.model, self.kept)
+        return self.matrices.zeroing(self.model, self.kept)
 
     def _quick(self, kept: Kept) -> float:
         """Percentage points of held-out accuracy of the model with these masks, without training."""
@@ -565,11 +570,11 @@ class _Run:
     def _last_model(self) -> tuple[nn.Module, Plan | None, dict[str, Tensor]]:
         """Of the last round that has ended: `model` is already on the way to the next one where it was cancelled."""
         if self.last is None:
-            return copy_of(self.given).eval(), None, {}
+            return copy_of(self.given).eval().to(self.device), None, {}
         plan, tensors, masks = self.last
         model = apply_plan(self.given, plan)
         model.load_state_dict(tensors)
-        return model.eval(), plan, masks
+        return model.eval().to(self.device), plan, masks
 
     def _parameters(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters())
@@ -578,10 +583,11 @@ class _Run:
         return int(numpy_generator(self.settings.seed, purpose, self.round, *position).integers(2**31))
 
     def _enter_model(self, model: nn.Module) -> None:
-        self.model = model.eval()
+        """Go on with this model, which is on the CPU."""
         self.groups = ZeroInvariantGroups(model, self.example_inputs, keep=self.keep)
         self.matrices = WeightMatrices(self.groups)
-        self.scratch = copy_of(model)
+        self.model = model.eval().to(self.device)
+        self.scratch = copy_of(self.model)
 
     def _enter(self, phase: str) -> None:
         self.phase, self.work = phase, {}

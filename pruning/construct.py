@@ -21,6 +21,7 @@ from pruning.compact_modules import cut_modules, settings_after
 from pruning.compact_program import at_least_two, cut_program
 from pruning.costs import joined_masks
 from pruning.partition import Partition
+from pruning.placement import device_of, inputs_on, on_cpu
 from pruning.plan import Plan
 from pruning.trace import copy_of, evaluating
 from pruning.units import Masks
@@ -53,8 +54,10 @@ class Comparison:
 def construct_subnet(model: nn.Module, groups: ZeroInvariantGroups) -> tuple[nn.Module, Plan]:
     """A compact model without the units that are exactly zero; it computes the same.
 
+    It is cut and compared on the CPU, where float32 is float32 (convolutions on CUDA round to TF32 by default).
+
     Args:
-        model: the pruned model; is left as it is. One unit of each set stays, even if all are zero.
+        model: the pruned model, on any device; is left as it is. One unit of each set stays, even if all are zero.
         groups: its zero-invariant groups, or those of a model of the same make.
 
     Returns:
@@ -74,7 +77,10 @@ def construct_subnet(model: nn.Module, groups: ZeroInvariantGroups) -> tuple[nn.
 
 def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -> tuple[nn.Module, Plan]:
     """As `construct_subnet`, with the units that stay given; all others have to be zero."""
-    _require_finite_outputs(model, groups)
+    device, model = device_of(model), on_cpu(model)
+    example_inputs = inputs_on(groups.example_inputs, torch.device("cpu"))
+    inputs = at_least_two(example_inputs)
+    _require_finite_outputs(model, inputs)
     keep = joined_masks(groups.sets, kept)
     partition = groups.partition
     tensors = kept_positions(partition, keep)
@@ -85,9 +91,8 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
             if form == "modules":
                 new = cut_modules(model, tensors, attributes)
             else:
-                new, extra = cut_program(model, groups.example_inputs, partition, keep)
+                new, extra = cut_program(model, example_inputs, partition, keep)
                 tensors, attributes = {**tensors, **extra}, {}
-            inputs = at_least_two(groups.example_inputs)
             found = compare(model, new, inputs)
             if not found.error <= MAX_ERROR * found.scale:
                 exact = compare(copy_of(model).double(), copy_of(new).double(), _doubled(inputs))
@@ -102,7 +107,7 @@ def construct_kept(model: nn.Module, groups: ZeroInvariantGroups, kept: Masks) -
             continue
         cost, full = groups.count(kept), groups.count()
         if form == "modules":
-            new.eval()
+            new.eval().to(device)
         plan = Plan(
             tensors, attributes, form, {g.name: int(k.sum()) for g, k in zip(groups.sets, kept, strict=True)},
             cost.macs, cost.params, full.macs, full.params, found.error, found.signal,
@@ -125,10 +130,10 @@ def kept_positions(partition: Partition, keep: NDArray[np.bool_]) -> dict[str, d
     return found
 
 
-def _require_finite_outputs(model: nn.Module, groups: ZeroInvariantGroups) -> None:
+def _require_finite_outputs(model: nn.Module, inputs: Sequence[Any]) -> None:
     """A model that gives NaN or infinity is equal to no compact one, for whatever reason it does."""
     with torch.no_grad(), evaluating(model):
-        outputs = outputs_of(model(*at_least_two(groups.example_inputs)))
+        outputs = outputs_of(model(*inputs))
     if not all(bool(output.isfinite().all()) for output in outputs):
         raise ConstructionError(
             f"the pruned {type(model).__name__} itself gives outputs that are not finite, so that no compact model can "

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from pruning import report
 from pruning.costs import joined_masks
 from pruning.partition import Partition, partition
+from pruning.placement import device_of, inputs_on
 from pruning.selftest import SelfTest, self_test
 from pruning.trace import record
 from pruning.units import Cost, Masks, UnitSet, all_kept, parameters_by_name, zero_units, zeroed_units
@@ -25,11 +26,13 @@ class ZeroInvariantGroups:
 
     Args:
         model: any module; it is run once, in evaluation mode, and not changed.
-        example_inputs: a tensor, or the positional arguments of its forward; the first axis counts examples.
+        example_inputs: a tensor, or the positional arguments of its forward, on any device; the first axis counts
+            examples.
         keep: names of modules or parameters whose output channels stay.
 
     Attributes:
-        model, example_inputs: as given.
+        model: as given.
+        example_inputs: as positional arguments, on the device where the model was.
         sets: units that are tied across the same layers.
         frozen: by name of a parameter whose rows stay, all or some of them, the reason.
         partition: what was found, for construction.
@@ -41,7 +44,7 @@ class ZeroInvariantGroups:
 
     def __init__(self, model: nn.Module, example_inputs: Any, keep: Sequence[str] = ()) -> None:
         self.model = model
-        self.example_inputs = as_arguments(example_inputs)
+        self.example_inputs: tuple[Any, ...] = inputs_on(as_arguments(example_inputs), device_of(model))
         names = _kept_parameters(model, keep)
         self.partition: Partition = partition(record(model, self.example_inputs), names)
         self.sets: tuple[UnitSet, ...] = self.partition.sets

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
 
+from pruning.placement import device_of, inputs_on
 from pruning.training import predictions, require_finite
 from supernet.errors import ConfigError
 from supernet.images import Normalisation, prepare
@@ -100,7 +101,7 @@ class Loop(Protocol):
         """Train for one epoch; the model is in training mode."""
 
     def calibration_batches(self) -> Iterable[Any]:
-        """Inputs by which batch norms are re-estimated, always the same ones."""
+        """Inputs by which batch norms are re-estimated, always the same ones, on any device."""
 
     def accuracy(self, model: nn.Module) -> float:
         """Share of right answers on a fixed held-out part, 0 to 1; decides. The model is in evaluation mode."""
@@ -144,7 +145,7 @@ class OwnLoop:
 
 @dataclass(frozen=True)
 class ImageLoop:
-    """A `Loop` over one of our data sets: cross-entropy, SGD with momentum 0.9.
+    """A `Loop` over one of our data sets, on the device where the model is: cross-entropy, SGD with momentum 0.9.
 
     Attributes:
         data: the images.
@@ -185,14 +186,16 @@ class ImageLoop:
         optimizer = epoch.optimizer(
             lambda: SGD(model.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         )
+        device = device_of(model)
         generator = torch.Generator().manual_seed(epoch.seed)
         steps = self.data.train_count // self.batch_size
         order = torch.randperm(self.data.train_count, generator=generator)[: steps * self.batch_size]
         batches = self.data.train_batches(torch.split(order, self.batch_size), (epoch.seed, 0, 0))
         for step, (pixels, labels) in enumerate(batches):
             epoch.progress(step / steps)
-            images = prepare(self.data.augmentation(pixels, generator), self.side, self._normalisation)
-            loss = F.cross_entropy(model(images), labels) + epoch.penalty()
+            changed = self.data.augmentation(pixels.to(device), generator)
+            images = prepare(changed, self.side, self._normalisation)
+            loss = F.cross_entropy(model(images), labels.to(device)) + epoch.penalty()
             require_finite(loss, optimizer, f"step {step + 1} of {steps} of an epoch")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -216,7 +219,9 @@ class ImageLoop:
         return self._share_right(model, self.data.test_batches(_EVALUATION_BATCH))
 
     def _share_right(self, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-        ours, right = predictions(model, batches, resolution=self.side, normalisation=self._normalisation)
+        ours, right = predictions(
+            model, batches, resolution=self.side, normalisation=self._normalisation, device=device_of(model)
+        )
         return int((ours == right).sum()) / len(right)
 
 
@@ -233,6 +238,7 @@ def reestimate_norms(model: nn.Module, batches: Iterable[Any]) -> None:
     batches = list(batches)
     if not batches:
         return
+    device = device_of(model)
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -242,7 +248,8 @@ def reestimate_norms(model: nn.Module, batches: Iterable[Any]) -> None:
             norm.momentum = None  # the plain average
             norm.training = True
         for batch in batches:
-            model(*batch) if isinstance(batch, tuple | list) else model(batch)
+            there = inputs_on(batch, device)
+            model(*there) if isinstance(there, tuple | list) else model(there)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from pruning.construct import construct_subnet, other_inputs
+from pruning.placement import inputs_on, on_cpu
 from pruning.plan import Plan
 from pruning.trace import copy_of, evaluating
 
@@ -54,7 +55,8 @@ def self_test(groups: ZeroInvariantGroups, fraction: float = 0.5, seed: int = 0)
 
 def run(groups: ZeroInvariantGroups, fraction: float, seed: int) -> tuple[nn.Module, Plan]:
     """As `self_test`: the compact model and its plan."""
-    model = telling_copy(groups.model, groups.example_inputs, seed)
+    inputs = inputs_on(groups.example_inputs, torch.device("cpu"))
+    model = telling_copy(on_cpu(groups.model), inputs, seed)
     groups.zero(model, groups.random_masks(fraction, seed))
     return construct_subnet(model, groups)
 

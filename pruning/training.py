@@ -232,7 +232,7 @@ def predictions(
     *,
     resolution: int,
     normalisation: Normalisation,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """The network's answers and the right ones, int64 (n) each.
 

@@ -7,7 +7,7 @@ columns in every layer that reads it. Single columns, and single weights, may go
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,11 +167,26 @@ class WeightMatrices:
         A filter of zeros still emits its norm's bias through the activation; with its variables zero it emits zero, so
         that the compact model computes the same.
         """
+        self.zeroing(model, kept)()
+
+    def zeroing(self, model: nn.Module, kept: Kept) -> Callable[[], None]:
+        """`apply` for every step of a training: a function whose masks are already where the model is."""
         tensors = dict(model.named_parameters())
+        names = {e.name for group in self.groups.sets for e in group.variables}
+        masks = {name: torch.ones_like(tensors[name], device="cpu") for name in (*kept.weights, *names)}
+        zero_units(masks, self.groups.sets, [~mask for mask in kept.units])
         for name, mask in kept.weights.items():
-            weight = tensors[name]
-            weight.mul_(mask.view(weight.shape).to(weight.device))
-        zero_units(tensors, self.groups.sets, [~mask for mask in kept.units])
+            masks[name] *= mask.view(masks[name].shape)
+        masked = [name for name, mask in masks.items() if not bool(mask.all())]
+        own: list[Tensor] = [tensors[name] for name in masked]
+        factors = [masks[name].to(tensors[name].device) for name in masked]
+
+        @torch.no_grad()
+        def zero() -> None:
+            if own:
+                torch._foreach_mul_(own, factors)
+
+        return zero
 
     def other_energies(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Energy of units' variables that are weights but no layer's, as of attention; float (all units + 1,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -163,6 +164,7 @@ def compress(
     target: Target | str,
     *,
     folder: Path,
+    device: str = "cpu",
     batch_size: int,
     learning_rate: float,
     weight_decay: float,
@@ -177,6 +179,7 @@ def compress(
         settings: how.
         target: what is to be met.
         folder: that keeps the state and every round's network; see `auto_compress`.
+        device: where to train.
         batch_size: images a step.
         learning_rate: of every block's first step.
         weight_decay: of all parameters.
@@ -188,7 +191,7 @@ def compress(
         ConfigError, InfeasibleBudgetError, ConstructionError, CheckpointError, StorageError: as `auto_compress`.
     """
     found = auto_compress(
-        piece.net,
+        copy.deepcopy(piece.net).to(device),
         ImageLoop(
             piece.images,
             resolution=piece.resolution,
@@ -206,7 +209,7 @@ def compress(
         progress=progress,
     )
     card = {"format": 1, "method": "auto-compress", **piece.describe(), **found.report.to_dict()}
-    return Pruned(found.model, found.plan, found.masks, card)
+    return Pruned(found.model.to("cpu"), found.plan, found.masks, card)
 
 
 def save(folder: Path, pruned: Pruned, example: Tensor, formats: Sequence[str], card: dict[str, Any]) -> list[Path]:

@@ -177,13 +177,17 @@ def _pruned(piece: Workpiece, spec: PruningSpec, folder: Path, progress: Progres
         stage = f"round {now.round} of {now.rounds}: {_PHASES[now.phase]}"
         progress(stage, 0.05 + 0.85 * (now.round - 1 + step) / now.rounds)
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     if spec.method == OTO:
-        return train_and_cut(piece, oto_settings(spec), state=folder / _STATE, table=_table(spec), progress=trained)
+        return train_and_cut(
+            piece, oto_settings(spec), state=folder / _STATE, device=device, table=_table(spec), progress=trained
+        )
     return compress(
         piece,
         compression_settings(spec),
         target_of(spec),
         folder=folder,
+        device=device,
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         weight_decay=_DECAY[spec.method],

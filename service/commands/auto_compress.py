@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from service.commands.data_options import DataRoot, Download, SkipCorrupt, Stream, Workers, named_files
-from service.commands.output import Json, Threads, prepare_torch, print_json, progress_bar
+from service.commands.output import Json, Threads, prepare_torch, print_json, progress_bar, training_device
 from service.commands.prune_options import CARD, Keep, LatencyFile, Model, Programs, Size, input_side, open_network
 from supernet.errors import ConfigError, MissingPackageError
 
@@ -50,6 +50,7 @@ def auto_compress(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = 1,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, or auto.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Prune a trained network in rounds of two times less each, until it meets the target.
@@ -77,6 +78,7 @@ def auto_compress(
         retrain_epochs=retrain_epochs,
         seed=seed,
     )
+    device = training_device(device)
     if weights is None and not Path(model).is_dir():
         raise ConfigError(
             f"{model!r} would be untrained; AutoCompress prunes trained networks: give --weights FILE, or train and "
@@ -115,6 +117,7 @@ def auto_compress(
             settings,
             target,
             folder=out,
+            device=device,
             batch_size=batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,

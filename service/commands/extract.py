@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.data_options import DataRoot, Download, SkipCorrupt, Workers, named_files
-from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json
+from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json, training_device
 from service.commands.profile import RUNTIMES, Runtime, checked_runtime
 from supernet.errors import ConfigError, one_of
 
@@ -72,8 +72,6 @@ def evaluate(
     images, MACs and parameters counted on the real modules, latency on the CPU here. With --runtime onnxruntime, the
     subnet is exported and ONNX Runtime classifies the images (on the CPU) and is timed.
     """
-    import torch
-
     from latency_tables import measure_module_ms, measure_onnx_ms
     from latency_tables.counter import counted_macs
     from service.cards import count_params
@@ -88,14 +86,10 @@ def evaluate(
     for name in parts:
         if name not in ("test", "holdout"):
             raise ConfigError(one_of("part of the data", name, ["test", "holdout"]))
-    if device not in ("cpu", "cuda", "auto") or (device == "cuda" and not torch.cuda.is_available()):
-        usable = ["cpu", "cuda", "auto"] if torch.cuda.is_available() else ["cpu", "auto"]
-        raise ConfigError(f"--device is {device!r}; usable here: {', '.join(usable)}")
-    onnx = checked_runtime(runtime) == "onnxruntime"
+    onnx, found = checked_runtime(runtime) == "onnxruntime", training_device(device)
     if onnx and device == "cuda":
         raise ConfigError("--runtime onnxruntime classifies on the CPU; leave out --device cuda")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() and not onnx else "cpu"
+    device = "cpu" if onnx else found
     prepare_torch(threads)
     subnet = load_subnet(path)
     size = largest_resolution(subnet.space) if isinstance(subnet, Subnet) else subnet.resolution

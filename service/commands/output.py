@@ -30,6 +30,23 @@ def prepare_torch(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def training_device(name: str) -> str:
+    """The device that --device names: cpu, cuda, or auto, which is cuda where there is one.
+
+    Raises:
+        ConfigError: another name, or there is no CUDA device here.
+    """
+    import torch
+
+    from supernet.errors import ConfigError
+
+    there = torch.cuda.is_available()
+    if name not in ("cpu", "cuda", "auto") or (name == "cuda" and not there):
+        usable = ["cpu", "cuda", "auto"] if there else ["cpu", "auto"]
+        raise ConfigError(f"--device is {name!r}; usable here: {', '.join(usable)}")
+    return ("cuda" if there else "cpu") if name == "auto" else name
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from service.commands.data_options import DataRoot, Download, SkipCorrupt, Stream, Workers, named_files
-from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json, progress_bar
+from service.commands.output import (
+    Json,
+    Threads,
+    millions,
+    percent,
+    prepare_torch,
+    print_json,
+    progress_bar,
+    training_device,
+)
 from service.commands.prune_options import CARD, Keep, LatencyFile, Model, Programs, Size, input_side, open_network
 from supernet.errors import ConfigError
 
@@ -64,8 +73,6 @@ def oto(
     Only Train Once: zero-invariant groups of parameters are driven to zero while the network trains, until the target
     is met by exact count, at a step that is known before; then they are cut out.
     """
-    import torch
-
     from pruning import UnitLatencies
     from pruning.training import RATES, PruningSettings
     from service.prune_recipes import Workpiece, save, train_and_cut
@@ -86,11 +93,7 @@ def oto(
         score=score,
         seed=seed,
     )
-    if device not in ("cpu", "cuda", "auto") or (device == "cuda" and not torch.cuda.is_available()):
-        usable = ["cpu", "cuda", "auto"] if torch.cuda.is_available() else ["cpu", "auto"]
-        raise ConfigError(f"--device is {device!r}; usable here: {', '.join(usable)}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device(device)
     state = out / STATE
     if resume and not state.exists():
         raise ConfigError(f"there is nothing in {str(out)!r} to go on with; leave out --resume")

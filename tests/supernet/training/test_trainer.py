@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interruption import StopAfter
 from saved_position import saved_position
 from torch import Tensor
 from torch.nn import functional
@@ -37,18 +38,6 @@ from supernet.training.trainer import _Training, exclusive, start_run, train
 
 SPACE = "mobilenet_v3_tiny"
 SOURCE = {"root": None, "size": 32}
-
-
-class _StopAfter(Silence):
-    """Breaks the training off after so many steps, as an error from outside would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def step(self, metrics: dict[str, float]) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 def test_a_run_ends_with_weights_manifest_metrics_and_curves(tiny_run: Path) -> None:
@@ -111,7 +100,7 @@ def test_every_recipe_and_option_trains_and_resumes_alike(
     for name, here in (("whole", settings), ("broken", settings), ("plain", plain)):
         start_run(tmp_path / name, here, few_digits, SOURCE)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "broken", few_digits, _StopAfter(6))
+        train(tmp_path / "broken", few_digits, StopAfter(6))
     digests = {name: train(tmp_path / name, few_digits).weights_sha256 for name in ("whole", "broken", "plain")}
     assert digests["broken"] == digests["whole"]
     assert digests["plain"] != digests["whole"]  # the option has an effect
@@ -164,7 +153,7 @@ def test_of_a_sandwich_only_the_largest_has_dropout(
     monkeypatch.setattr(functional, "dropout", noted)
     start_run(tmp_path, replace(short_settings, stages=(stage,), dropout=0.5), few_digits, SOURCE)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, few_digits, _StopAfter(0))
+        train(tmp_path, few_digits, StopAfter(0))
     assert seen == expected
 
 
@@ -180,7 +169,7 @@ def test_a_frozen_teacher_in_fp64_survives_a_resume(
         settings = replace(short_settings, calibration_images=8, **changes)
         start_run(tmp_path / name, settings, few, SOURCE)
         with suppress(KeyboardInterrupt):
-            train(tmp_path / name, few, _StopAfter(steps))
+            train(tmp_path / name, few, StopAfter(steps))
         digests.append(train(tmp_path / name, few).weights_sha256)
     assert digests[0] == digests[1]
 
@@ -245,7 +234,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     settings = replace(short_settings, checkpoint_seconds=0.0)
     start_run(tmp_path, settings, few_digits, SOURCE)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, few_digits, _StopAfter(steps))
+        train(tmp_path, few_digits, StopAfter(steps))
     stored = load_checkpoint(tmp_path)
     assert stored is not None
     assert stored[0].total_steps == steps
@@ -336,7 +325,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(
 ) -> None:
     start_run(tmp_path, replace(short_settings, checkpoint_seconds=0.0), few_digits, SOURCE)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, few_digits, _StopAfter(2))
+        train(tmp_path, few_digits, StopAfter(2))
     path = tmp_path / "checkpoint.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -437,7 +426,7 @@ def test_a_full_disk_stops_with_one_sentence_and_keeps_the_last_checkpoint(
     """A limit of 1 MB a file stands for the full disk: the 7 MB checkpoint cannot be written."""
     start_run(tmp_path, replace(short_settings, checkpoint_seconds=0.0), few_digits, SOURCE)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, few_digits, _StopAfter(2))
+        train(tmp_path, few_digits, StopAfter(2))
     before = sha256_file(tmp_path / "checkpoint.safetensors")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
