@@ -170,8 +170,8 @@ CASES = {
     "digits-lenet-short": Case("digits", lenet, 30, 32, 0.02, 0.02, "2%", _SHORT),
     "fashion-lenet": Case("fashion-mnist", lenet, 12, 64, 0.02, 0.05, "2%", _LONG),
     "fashion-cnn": Case("fashion-mnist", small_cnn, 12, 64, 0.05, 0.05, "12.5%", _LONG),
-    "cifar-vgg16": Case("folder", vgg, 60, 64, 0.02, 0.01, "6.25%", _CIFAR, (4000, 2000), 5e-4),
-    "cifar-resnet18": Case("folder", resnet18, 60, 64, 0.02, 0.01, "6.25%", _CIFAR, (4000, 2000), 5e-4),
+    "cifar-vgg16": Case("folder", vgg, 60, 64, 0.05, 0.01, "6.25%", _CIFAR, (4000, 2000), 5e-4),
+    "cifar-resnet18": Case("folder", resnet18, 60, 64, 0.05, 0.01, "6.25%", _CIFAR, (4000, 2000), 5e-4),
 }
 
 
