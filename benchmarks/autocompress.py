@@ -8,13 +8,15 @@ Result:  benchmarks/results/autocompress/CASE_ARM_SHARE_SEED.json, one file a ru
 
 Cases: LeNet-5 (20 and 50 filters of 5x5, 500 hidden units) on handwritten digits (8x8), also with about half of the
 epochs ("short", what was tried first), and on Fashion-MNIST; a small CNN
-with batch norm on Fashion-MNIST; VGG16-BN and ResNet-18 on CIFAR-10, cut to a quarter of their width and to 4,000
-training and 2,000 held-out images because two cores allow no more: their figures do not compare with those of the
-paper. CIFAR-10 is a folder of images (--data-root). Every round's model is in the file of its run, so one run to 6.25 %
-tells of 4, 8 and 16 times fewer parameters; OTO has no rounds and is trained for each.
+with batch norm on Fashion-MNIST; VGG16-BN and ResNet-18 on CIFAR-10, cut to a quarter and an eighth of their width and
+to 4,000 training and 2,000 held-out images because two cores allow no more: their figures do not compare with those of
+the paper. CIFAR-10 is a folder of images (--data-root). Every round's model is in the file of its run, so one run to
+6.25 % tells of 4, 8 and 16 times fewer parameters; OTO has no rounds and is trained for each.
 
 Arms, all from the same trained dense network of that seed, each with the same epochs after it:
 - full: everything, combined dimensions, in rounds of two times less each.
+- late: `full` with 4 epochs of masked training after each round but the last, and the epochs so saved after the last:
+  every share is a run of its own. filters-late: filters only, likewise.
 - channels: what a device computes shrinks by as much as is counted.
 - filters: filters only.
 - uniform: the same share of every layer instead of the search.
@@ -73,11 +75,13 @@ from supernet.training.data import load_data
 from supernet.training.in_memory import ImageData
 
 RESULTS = Path(__file__).parent / "results" / "autocompress"
-DENSE_DECAY = 5e-4
+DENSE_DECAY, LATE_ROUND_EPOCHS = 5e-4, 4
 SEARCHES = 5
 """Of which the median is compared."""
 ARMS = (
     "full",
+    "late",
+    "filters-late",
     "channels",
     "filters",
     "uniform",
@@ -121,7 +125,7 @@ def vgg(seed: int, side: int) -> nn.Module:
 
 
 def resnet18(seed: int, side: int) -> nn.Module:
-    return small_image_resnet18(seed, 16)
+    return small_image_resnet18(seed, 8)
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,7 @@ def dense(name: str, case: Case, data: ImageData, seed: int, work: Path, device:
     net = case.network(seed, data.size).to(device)
     path = work / f"{name}_dense_{seed}.pt"
     if path.exists():
-        net.load_state_dict(torch.load(path, weights_only=True))
+        net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
         return net.eval()
     loop = ImageLoop(data, batch_size=case.batch, learning_rate=case.dense_rate, weight_decay=DENSE_DECAY)
     state: dict[str, Any] | None = None
@@ -257,8 +261,12 @@ def by_autocompress(
     case: Case, data: ImageData, net: nn.Module, share: str, seed: int, arm: str, folder: Path
 ) -> dict[str, Any]:
     settings = replace(case.settings, seed=seed)
+    saved = (rounds_of(share) - 1) * (settings.retrain_epochs - LATE_ROUND_EPOCHS)
+    late = {"round_epochs": LATE_ROUND_EPOCHS, "retrain_epochs": settings.retrain_epochs + saved}
     changes: dict[str, dict[str, Any]] = {
         "full": {},
+        "late": late,
+        "filters-late": {"dimensions": "filters"} | late,
         "channels": {"dimensions": "channels"},
         "filters": {"dimensions": "filters"},
         "weights": {"dimensions": "weights"},

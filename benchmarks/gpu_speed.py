@@ -4,13 +4,16 @@ Command: python -m benchmarks.gpu_speed   (a minute or two; needs CUDA, and the 
 Result:  benchmarks/results/gpu_speed.json
 
 - training: one step (forward, loss, backward, SGD with momentum) of mobilenet_v3_w1.0 on 128 images of 224x224 for the
-  largest subnet, random ones (another at every step) and the smallest, ours and the authors' package in turns in one
-  process, both in channels last; in float32 as torch sets it (convolutions in TF32) and under autocast to bfloat16.
+  largest subnet, random ones (another at every turn) and the smallest, ours and the authors' package in turns in one
+  process, both in channels last, each after an untimed step of the same subnet (shapes that cuDNN meets for the first
+  time cost over a second, whoever asks); in float32 as torch sets it (convolutions in TF32) and under autocast to
+  bfloat16.
 - smaller: the same for mobilenet_v3_tiny on 64 images of 28x28, ours alone: what is lost to launches.
 - optimisers: a step of DHSPG and HESSO before, during and after pruning against the optimiser that they wrap, for
   VGG16-BN of full width, target half of the MACs; gradients of one batch, made small.
 
-Milliseconds until the GPU is done, medians and quartiles over the turns, after five turns to warm up.
+Milliseconds until the GPU is done, medians and quartiles over the turns, after five turns to warm up. A row is written
+as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -88,8 +91,9 @@ def training(name: str, batch: int, resolution: int, turns: int, *, reference: b
             for config in configs:
                 for side, net in nets.items():
                     activate(side, net, config)
-                    torch.cuda.reset_peak_memory_stats()
                     step = partial(train_step, net, optimizers[side], images, labels, dtype)
+                    step()
+                    torch.cuda.reset_peak_memory_stats()
                     times[side].append(milliseconds(step))
                     memory[side] = torch.cuda.max_memory_allocated() / 2**20
             row: dict[str, Any] = {"space": name, "batch": batch, "precision": precision, "subnet": kind}

@@ -1,7 +1,7 @@
 """Torchvision's classifiers on CIFAR-10 or Fashion-MNIST, dense and pruned while they train.
 
 Run: python -m examples.oto_classification resnet18 --data fashion-mnist --epochs 2
-     python -m examples.oto_classification vgg16_bn --data folder --data-root DIR
+     python -m examples.oto_classification vgg16_bn --data folder --data-root DIR --learning-rate 0.01 --device cuda
 Result: examples/results/MODEL_DATA.json
 
 Networks of the paper: vgg16, vgg16_bn, resnet18, resnet50, densenet121, convnext_tiny. The loop is the one of

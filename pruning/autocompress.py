@@ -433,10 +433,12 @@ class _Run:
     def _retrain(self) -> None:
         settings = self.settings
         assert self.kept is not None
-        for epoch in range(self.work.get("epoch", 0), settings.retrain_epochs):
-            state = self._train("retrain", 0, epoch, settings.retrain_epochs, _no_penalty, self._zeroing())
+        last = all(self._is_met(limits) for limits in self.schedule[self.round + 1 :])  # also by what purification took
+        epochs = settings.retrain_epochs if last or settings.round_epochs is None else settings.round_epochs
+        for epoch in range(self.work.get("epoch", 0), epochs):
+            state = self._train("retrain", 0, epoch, epochs, _no_penalty, self._zeroing())
             self.work = {"epoch": epoch + 1, "optimizer": state}
-            self._tick(epoch + 1, settings.retrain_epochs)
+            self._tick(epoch + 1, epochs)
         reestimate_norms(self.model, self.loop.calibration_batches())
         self._finish_round()
 

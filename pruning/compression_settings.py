@@ -27,7 +27,8 @@ class CompressionSettings:
         purify_passes: purifications a round at most.
         purify_epochs: of masked training before each.
         allowed_drop: accuracy that a purification may cost, percentage points.
-        retrain_epochs: of masked training at the end of each round.
+        retrain_epochs: of masked training at the end of the last round.
+        round_epochs: of masked training at the end of each round before; None: as many.
         uniform: every layer keeps the same share; no search.
         anneal: search the rates; False: those of experience.
         one_shot: no ADMM; what is small goes at once.
@@ -49,6 +50,7 @@ class CompressionSettings:
     purify_epochs: int = 2
     allowed_drop: float = 0.5
     retrain_epochs: int = 10
+    round_epochs: int | None = None
     uniform: bool = False
     anneal: bool = True
     one_shot: bool = False
@@ -69,10 +71,11 @@ class CompressionSettings:
             ("purify_passes", 1),
             ("purify_epochs", 0),
             ("retrain_epochs", 0),
+            ("round_epochs", 0),
             ("seed", 0),
             ("save_every", 1),
         ):
-            if getattr(self, name) < least:
-                faults.append(f"{name} is {getattr(self, name)}; allowed: at least {least}")
+            if (value := getattr(self, name)) is not None and value < least:
+                faults.append(f"{name} is {value}; allowed: at least {least}")
         if faults:
             raise ConfigError(f"AutoCompress: {'; '.join(faults)}")

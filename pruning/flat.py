@@ -104,6 +104,13 @@ class FlatUnits:
         return _joined([(_positions(part) + offsets[number]).flatten() for number, part in self._parts]).to(self.device)
 
     @cached_property
+    def _without(self) -> list[Tensor]:
+        """By tensor, in the order of its memory: 0 for the chosen numbers, 1 for all others."""
+        flat = torch.ones(sum(tensor.numel() for tensor in self.tensors), device=self.device)
+        parts = flat.index_fill_(0, self.positions, 0).split_with_sizes([tensor.numel() for tensor in self.tensors])
+        return [part.to(tensor.dtype) for part, tensor in zip(parts, self.tensors, strict=True)]
+
+    @cached_property
     def unit_of_number(self) -> Tensor:
         """The unit of each of them, int64 (numbers)."""
         return self.owners.repeat_interleave(self.lengths)
@@ -181,7 +188,8 @@ class FlatUnits:
 
     def clear(self) -> None:
         """Make all chosen units exactly zero."""
-        self._write(torch.zeros(1, device=self.device).expand(len(self.positions)))
+        if self.tensors:
+            torch._foreach_mul_([_in_memory_order(tensor) for tensor in self.tensors], self._without)
 
     def _write(self, numbers: Tensor) -> None:
         if not self.tensors:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from torchvision.models import squeezenet1_1
@@ -327,6 +328,36 @@ def test_what_only_the_opened_network_shows_is_named(tmp_path: Path) -> None:
     table = UnitLatencies("cpu", 1.0, {"features.0.weight": ((3, 1.0),)}).to_dict()
     on_cpu = ({"metric": "latency_ms", "device": "cpu", "max": 0.5},)
     assert "target latency_ms@cpu<=0.5ms is out of reach" in refusal(spec(budget=on_cpu, latencies=table))
+
+
+@pytest.mark.parametrize("method", ["oto", pytest.param("auto-compress", marks=pytest.mark.long)])
+def test_a_limit_on_a_latency_is_met_by_the_table_that_comes_with_it(
+    method: str, source: dict[str, Any], client: Client, tmp_path: Path
+) -> None:
+    """The sets are those that `prune latencies` finds in the downloaded subnet; the times are made up, to be exact."""
+    client.download(source["id"], tmp_path / "source")
+    asked = ["prune", "latencies", tmp_path / "source", "--device", "bench", "--out", tmp_path / "t.json"]
+    done = CliRunner().invoke(app, [*map(str, asked), "--repeats", "1"])
+    assert done.exit_code == 0, done.output
+    sets = UnitLatencies.load(tmp_path / "t.json").rows
+    each = 8.0 / len(sets)  # ms that a set takes with all its units, of 10 in all
+    table = UnitLatencies(
+        "bench",
+        10.0,
+        {name: tuple((n, 10 - each * (1 - n / rows[-1][0])) for n, _ in rows) for name, rows in sets.items()},
+    )
+    limits = [{"metric": "latency_ms", "device": "bench", "max": 0.6, "relative": True}]
+    quick = {"blocks": 1, "proposals": 4, "purify_proposals": 0}
+    options = {"auto_compress": quick} if method == "auto-compress" else {}
+    body = {"method": method, "source": {"subnet": source["id"]}, "constraints": limits, "latencies": table.to_dict()}
+    network = client.prune(body | QUICK | options)
+    reached = network["card"]["reached"]["latency_ms@bench"]
+    client.download(network["id"], tmp_path / "pruned")
+    plan = load_plan(tmp_path / "pruned")
+    assert reached <= 6.0
+    saved = [10 - np.interp(plan.units[name], *zip(*rows, strict=True)) for name, rows in table.rows.items()]
+    assert reached == pytest.approx(10 - sum(saved))
+    assert network["measured"]["params"] == plan.params
 
 
 def test_weights_are_safetensors_or_refused(client: Client, url: str, tmp_path: Path) -> None:
