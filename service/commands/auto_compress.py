@@ -40,7 +40,10 @@ def auto_compress(
     block_epochs: Annotated[int, typer.Option(help="ADMM: epochs of each block.")] = 1,
     purify_proposals: Annotated[int, typer.Option(help="Quick evaluations of each purification; 0: none.")] = 60,
     allowed_drop: Annotated[float, typer.Option(help="What a purification may cost, percentage points.")] = 0.5,
-    retrain_epochs: Annotated[int, typer.Option(help="Masked training at the end of each round.")] = 10,
+    retrain_epochs: Annotated[int, typer.Option(help="Masked training at the end of the last round.")] = 10,
+    round_epochs: Annotated[
+        int | None, typer.Option(help="Masked training at the end of each round before.  [default: as many]")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Of the first step of every block.")] = 0.02,
     weight_decay: Annotated[float, typer.Option(help="L2 decay of weights.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
@@ -76,6 +79,7 @@ def auto_compress(
         purification=purify_proposals > 0,
         allowed_drop=allowed_drop,
         retrain_epochs=retrain_epochs,
+        round_epochs=round_epochs,
         seed=seed,
     )
     device = training_device(device)

@@ -256,6 +256,23 @@ def test_our_data_sets_need_no_loop_and_no_example_inputs() -> None:
     assert last.latency_ms is not None
 
 
+@pytest.mark.parametrize(("factor", "target", "of"), [(2.0, "params=25%", 2), (1.6, "params=38.5%", 3)])
+def test_rounds_before_the_last_have_their_own_number_of_epochs(
+    factor: float, target: str, of: int, dense: nn.Module
+) -> None:
+    """The last of three is the second where purification takes what the third was for."""
+    found: dict[int, list[int]] = {}
+
+    def note(progress: Progress) -> None:
+        assert progress.rounds == of
+        if progress.phase == "retrain":
+            found.setdefault(progress.round, []).append(progress.done)
+
+    settings = replace(FAST, factor=factor, round_epochs=1, retrain_epochs=3, allowed_drop=30.0)
+    auto_compress(dense, LOOP, target, example_inputs=EXAMPLES, settings=settings, progress=note)
+    assert found == {1: [1], 2: [1, 2, 3]}
+
+
 def test_a_loop_that_forgets_the_hook_and_targets_that_are_not_known_are_refused(dense: nn.Module) -> None:
     def forgetful(model: nn.Module, epoch: Any) -> None:
         epoch.optimizer(lambda: torch.optim.SGD(model.parameters(), lr=0.1))
@@ -268,8 +285,10 @@ def test_a_loop_that_forgets_the_hook_and_targets_that_are_not_known_are_refused
         auto_compress(dense, OwnLoop(train, accuracy), "params=50%")
     with pytest.raises(InfeasibleBudgetError, match="with the least of every layer"):
         auto_compress(dense, LOOP, "params<=20", example_inputs=EXAMPLES, settings=replace(FAST, factor=1000.0))
-    with pytest.raises(ConfigError, match=r"factor is 1; allowed: above 1; .*retrain_epochs is -1"):
-        CompressionSettings(factor=1, retrain_epochs=-1)
+    with pytest.raises(
+        ConfigError, match=r"factor is 1; allowed: above 1; .*retrain_epochs is -1.*; round_epochs is -2"
+    ):
+        CompressionSettings(factor=1, retrain_epochs=-1, round_epochs=-2)
     with pytest.raises(ConfigError, match="allowed: at least 2, and no more than there are"):
         ImageLoop(load_data("digits"), batch_size=1)
 
