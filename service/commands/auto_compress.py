@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from service.commands.data_options import DataRoot, Download, SkipCorrupt, Stream, Workers, named_files
-from service.commands.output import Json, Threads, prepare_torch, print_json, progress_bar, training_device
+from service.commands.output import Json, Threads, prepare_torch, print_json, progress_bar, usable_device
 from service.commands.prune_options import CARD, Keep, LatencyFile, Model, Programs, Size, input_side, open_network
 from supernet.errors import ConfigError, MissingPackageError
 
@@ -82,7 +82,7 @@ def auto_compress(
         round_epochs=round_epochs,
         seed=seed,
     )
-    device = training_device(device)
+    device = usable_device(device)
     if weights is None and not Path(model).is_dir():
         raise ConfigError(
             f"{model!r} would be untrained; AutoCompress prunes trained networks: give --weights FILE, or train and "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.data_options import DataRoot, Download, SkipCorrupt, Workers, named_files
-from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json, training_device
+from service.commands.output import Json, Threads, millions, percent, prepare_torch, print_json, usable_device
 from service.commands.profile import RUNTIMES, Runtime, checked_runtime
 from supernet.errors import ConfigError, one_of
 
@@ -86,7 +86,7 @@ def evaluate(
     for name in parts:
         if name not in ("test", "holdout"):
             raise ConfigError(one_of("part of the data", name, ["test", "holdout"]))
-    onnx, found = checked_runtime(runtime) == "onnxruntime", training_device(device)
+    onnx, found = checked_runtime(runtime) == "onnxruntime", usable_device(device)
     if onnx and device == "cuda":
         raise ConfigError("--runtime onnxruntime classifies on the CPU; leave out --device cuda")
     device = "cpu" if onnx else found

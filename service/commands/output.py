@@ -30,7 +30,7 @@ def prepare_torch(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def training_device(name: str) -> str:
+def usable_device(name: str) -> str:
     """The device that --device names: cpu, cuda, or auto, which is cuda where there is one.
 
     Raises:

@@ -16,7 +16,7 @@ from service.commands.output import (
     prepare_torch,
     print_json,
     progress_bar,
-    training_device,
+    usable_device,
 )
 from service.commands.prune_options import CARD, Keep, LatencyFile, Model, Programs, Size, input_side, open_network
 from supernet.errors import ConfigError
@@ -93,7 +93,7 @@ def oto(
         score=score,
         seed=seed,
     )
-    device = training_device(device)
+    device = usable_device(device)
     state = out / STATE
     if resume and not state.exists():
         raise ConfigError(f"there is nothing in {str(out)!r} to go on with; leave out --resume")
