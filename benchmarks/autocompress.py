@@ -17,6 +17,8 @@ Arms, all from the same trained dense network of that seed, each with the same e
 - full: everything, combined dimensions, in rounds of two times less each.
 - late: `full` with 4 epochs of masked training after each round but the last, and the epochs so saved after the last:
   every share is a run of its own. filters-late: filters only, likewise.
+- short-admm: `full` with 5 blocks of ADMM at most instead of 9, and 4 epochs more of masked training: in the last
+  blocks rho holds the weights so tight that they hardly learn.
 - channels: what a device computes shrinks by as much as is counted.
 - filters: filters only.
 - uniform: the same share of every layer instead of the search.
@@ -75,13 +77,14 @@ from supernet.training.data import load_data
 from supernet.training.in_memory import ImageData
 
 RESULTS = Path(__file__).parent / "results" / "autocompress"
-DENSE_DECAY, LATE_ROUND_EPOCHS = 5e-4, 4
+DENSE_DECAY, LATE_ROUND_EPOCHS, SHORT_ADMM = 5e-4, 4, 5
 SEARCHES = 5
 """Of which the median is compared."""
 ARMS = (
     "full",
     "late",
     "filters-late",
+    "short-admm",
     "channels",
     "filters",
     "uniform",
@@ -268,6 +271,10 @@ def by_autocompress(
         "full": {},
         "late": late,
         "filters-late": {"dimensions": "filters"} | late,
+        "short-admm": {
+            "admm": replace(settings.admm, blocks=SHORT_ADMM),
+            "retrain_epochs": settings.retrain_epochs + (settings.admm.blocks - SHORT_ADMM) * settings.admm_epochs,
+        },
         "channels": {"dimensions": "channels"},
         "filters": {"dimensions": "filters"},
         "weights": {"dimensions": "weights"},
