@@ -14,7 +14,7 @@ from torchvision.models import squeezenet1_1
 from typer.testing import CliRunner
 
 from latency_tables import macs
-from pruning import UnitLatencies, load_compact, load_plan
+from pruning import UnitLatencies, ZeroInvariantGroups, load_compact, load_plan
 from pruning.compact_modules import apply_plan
 from service.cli import app
 from service.client import Client, ServiceError
@@ -330,22 +330,18 @@ def test_what_only_the_opened_network_shows_is_named(tmp_path: Path) -> None:
     assert "target latency_ms@cpu<=0.5ms is out of reach" in refusal(spec(budget=on_cpu, latencies=table))
 
 
-@pytest.mark.parametrize("method", ["oto", pytest.param("auto-compress", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("method", METHODS)
 def test_a_limit_on_a_latency_is_met_by_the_table_that_comes_with_it(
     method: str, source: dict[str, Any], client: Client, tmp_path: Path
 ) -> None:
-    """The sets are those that `prune latencies` finds in the downloaded subnet; the times are made up, to be exact."""
+    """The table is of the downloaded subnet's sets; its times are made up, to be exact."""
     client.download(source["id"], tmp_path / "source")
-    asked = ["prune", "latencies", tmp_path / "source", "--device", "bench", "--out", tmp_path / "t.json"]
-    done = CliRunner().invoke(app, [*map(str, asked), "--repeats", "1"])
-    assert done.exit_code == 0, done.output
-    sets = UnitLatencies.load(tmp_path / "t.json").rows
-    each = 8.0 / len(sets)  # ms that a set takes with all its units, of 10 in all
-    table = UnitLatencies(
-        "bench",
-        10.0,
-        {name: tuple((n, 10 - each * (1 - n / rows[-1][0])) for n, _ in rows) for name, rows in sets.items()},
-    )
+    dense = load_subnet(tmp_path / "source")
+    groups = ZeroInvariantGroups(dense, torch.randn(2, 3, dense.resolution, dense.resolution))
+    each = 8.0 / len(groups.sets)  # ms that a set takes with all its units, of 10 in all
+    rows = {own.name: ((1, 10 - each * (1 - 1 / own.units)), (own.units, 10.0)) for own in groups.sets if own.units > 1}
+    table = UnitLatencies("bench", 10.0, rows)
     limits = [{"metric": "latency_ms", "device": "bench", "max": 0.6, "relative": True}]
     quick = {"blocks": 1, "proposals": 4, "purify_proposals": 0}
     options = {"auto_compress": quick} if method == "auto-compress" else {}
