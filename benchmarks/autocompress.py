@@ -66,6 +66,7 @@ from pruning.compression_settings import CompressionSettings
 from pruning.construct import construct_kept, construct_subnet
 from pruning.groups import ZeroInvariantGroups
 from pruning.loops import Epoch, ImageLoop, reestimate_norms
+from pruning.placement import device_of
 from pruning.plan import Plan
 from pruning.rates import Rates
 from pruning.selftest import telling_copy
@@ -319,7 +320,6 @@ def by_oto(
     before = loop.test_accuracy(net)
     own = case.network(seed, data.size)
     own.load_state_dict(net.state_dict())
-    device = next(net.parameters()).device
     groups = ZeroInvariantGroups(own, torch.randn(2, 3, data.size, data.size))
     full = groups.count()
     settings = PruningSettings(
@@ -341,7 +341,7 @@ def by_oto(
         settings,
         resolution=data.size,
         normalisation=data.normalisation(),
-        device=str(device),
+        device=str(device_of(net)),
         state=folder / "training.pt",
     )
     compact, plan = construct_subnet(own, groups)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
-from benchmarks.oto_step_cost import METHODS, PHASES
+from benchmarks.oto_step_cost import METHODS, PHASES, with_gradients
 from benchmarks.pruning_networks import vgg16_bn
 from pruning import ZeroInvariantGroups
 from supernet import Supernet, get_space
@@ -87,7 +87,7 @@ def training(name: str, batch: int, resolution: int, turns: int, *, reference: b
         for kind in ("largest", "random", "smallest"):
             configs = [config_of(space, kind, turn) for turn in range(turns + WARM_UP)]
             times: dict[str, list[float]] = {side: [] for side in nets}
-            memory: dict[str, float] = {}
+            memory = dict.fromkeys(nets, 0.0)
             for config in configs:
                 for side, net in nets.items():
                     activate(side, net, config)
@@ -95,7 +95,7 @@ def training(name: str, batch: int, resolution: int, turns: int, *, reference: b
                     step()
                     torch.cuda.reset_peak_memory_stats()
                     times[side].append(milliseconds(step))
-                    memory[side] = torch.cuda.max_memory_allocated() / 2**20
+                    memory[side] = max(memory[side], torch.cuda.max_memory_allocated() / 2**20)
             row: dict[str, Any] = {"space": name, "batch": batch, "precision": precision, "subnet": kind}
             for side, values in times.items():
                 row[side] = spread(values) | {"peak_memory_mb": round(memory[side])}
@@ -158,16 +158,6 @@ def optimisers(turns: int) -> Iterator[dict[str, Any]]:
             row[side] = spread(values)
             row[side]["ratio"] = round(row[side]["median_ms"] / row["plain"]["median_ms"], 3)
         yield row
-
-
-def with_gradients(net: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(64, 3, 32, 32, generator=generator), torch.randint(10, (64,), generator=generator)
-    net.zero_grad()
-    F.cross_entropy(net(images.cuda()), labels.cuda()).backward()
-    for parameter in net.parameters():
-        assert parameter.grad is not None
-        parameter.grad.mul_(1e-4)
 
 
 def milliseconds(work: Callable[[], object]) -> float:

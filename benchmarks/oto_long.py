@@ -6,12 +6,11 @@ Result:  benchmarks/results/oto_long/CASE_ARM_SEED.json, one file a training; re
 
 VGG16-BN (30 epochs) and ResNet-18 with the stem for small images (6 epochs), both at a quarter of their width, because
 two cores allow no more, and both at full width on a GPU (`_full`, --device cuda: 20 epochs, batches of 256, a rate of
-0.1), on all training images but a tenth (held out, not used), for the same number of
-epochs dense, pruned, and "narrow": the plain way to as few MACs, every layer equally narrower. All by
-`pruning.training.train_and_prune`, the loop of `onceforall prune oto`, else with its own settings: SGD, batch 64,
-shifted and mirrored images, a cosine to zero, nothing trained after it; "dense" is the target of all MACs. Published,
-at full width: VGG16-BN 93.27 % with 26.6 % of the MACs and 5.0 % of the parameters; ResNet-18 92.86 % (dense 93.02)
-with 20.3 % and 8.8 %.
+0.1), on all training images but a tenth (held out, not used), for the same number of epochs dense, pruned, and
+"narrow": the plain way to as few MACs, every layer equally narrower. All by `pruning.training.train_and_prune`, the
+loop of `onceforall prune oto`, else with its own settings: SGD, batch 64, shifted and mirrored images, a cosine to
+zero, nothing trained after it; "dense" is the target of all MACs. Published, at full width: VGG16-BN 93.27 % with
+26.6 % of the MACs and 5.0 % of the parameters; ResNet-18 92.86 % (dense 93.02) with 20.3 % and 8.8 %.
 
 FOLDER holds CIFAR-10 as images: train/CLASS/*.jpg and test/CLASS/*.jpg. Finished trainings are not repeated, killed
 ones go on. The test part decides nothing.

@@ -29,6 +29,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from benchmarks.pruning_networks import vgg16_bn
 from benchmarks.reference_speed import processor
 from pruning import DHSPG, HESSO, ZeroInvariantGroups
+from pruning.placement import device_of
 from supernet.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "oto_step_cost.json"
@@ -106,11 +107,15 @@ def measure(base: Callable[..., Optimizer], rounds: int, *, evicted: bool) -> di
 
 
 def with_gradients(net: nn.Module) -> nn.Module:
-    """The network with the gradients of one batch, made small, so that its weights stay put for many steps."""
+    """The network with the gradients of one batch, made small, so that its weights stay put for many steps.
+
+    On the network's device.
+    """
+    device = device_of(net)
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(64, 3, 32, 32, generator=generator), torch.randint(10, (64,), generator=generator)
     net.zero_grad()
-    nn.functional.cross_entropy(net(images), labels).backward()
+    nn.functional.cross_entropy(net(images.to(device)), labels.to(device)).backward()
     for parameter in net.parameters():
         assert parameter.grad is not None
         parameter.grad.mul_(1e-4)

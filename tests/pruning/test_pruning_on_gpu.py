@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,12 @@ from pruning.hesso import HESSO
 from pruning.loops import ImageLoop
 from pruning.training import PruningSettings, predictions, train_and_prune
 from supernet.training.data import ImageData
+from tests.pruning.digits_training import SETTINGS as PRUNING
+from tests.pruning.digits_training import SIZE, StopError, trained
 from tests.pruning.hand_built import ChainGroups, batch, chain
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
-SIZE = 16
 SETTINGS = CompressionSettings(
     search=AnnealingSettings(proposals=6, calibration=3),
     purify=AnnealingSettings(proposals=6, explored=0.0, calibration=3),
@@ -33,10 +35,6 @@ SETTINGS = CompressionSettings(
     purify_epochs=1,
     retrain_epochs=2,
 )
-
-
-class StopError(Exception):
-    """Stands for a kill."""
 
 
 @pytest.fixture
@@ -53,33 +51,12 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_pruning_goes_on_to_the_same_weights_and_the_compact_network_answers_alike(
     method: str, few_digits: ImageData, tmp_path: Path
 ) -> None:
-    settings = PruningSettings(target="macs=0.6", epochs=8, batch_size=64, method=method)
-
-    def trained(state: Path | None = None, stop_at: int = -1) -> tuple[nn.Module, ZeroInvariantGroups]:
-        net = chain(widths=(8, 12), classes=10)
-        groups = ZeroInvariantGroups(net, torch.randn(2, 3, SIZE, SIZE))
-
-        def stop(done: int, total: int, loss: float) -> None:
-            if done == stop_at:
-                raise StopError
-
-        train_and_prune(
-            groups,
-            few_digits,
-            settings,
-            resolution=SIZE,
-            normalisation=few_digits.normalisation(),
-            device="cuda",
-            state=state,
-            progress=stop,
-        )
-        return net, groups
-
-    whole, groups = trained()
+    settings, state = replace(PRUNING, method=method), tmp_path / "state.pt"
+    whole, groups = trained(few_digits, settings, device="cuda")
     for stop_at in (2, 10, 22):  # before, during and after pruning
         with pytest.raises(StopError):
-            trained(tmp_path / "state.pt", stop_at)
-    resumed, _ = trained(tmp_path / "state.pt")
+            trained(few_digits, settings, state, stop_at, "cuda")
+    resumed, _ = trained(few_digits, settings, state, device="cuda")
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
     compact, plan = construct_subnet(whole, groups)
     assert {tensor.device.type for tensor in (*whole.parameters(), *compact.parameters())} == {"cuda"}

@@ -5,37 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from pruning.construct import construct_subnet
 from pruning.groups import ZeroInvariantGroups
 from pruning.training import PruningSettings, predictions, train_and_prune
 from supernet.errors import CheckpointError, ConfigError, ConstructionError, DataError, InfeasibleBudgetError
 from supernet.training.data import ImageData
+from tests.pruning.digits_training import SETTINGS, SIZE, StopError, trained
 from tests.pruning.hand_built import chain
-
-SETTINGS = PruningSettings(target="macs=0.6", epochs=8, batch_size=64)
-SIZE = 16
-
-
-class StopError(Exception):
-    """Stands for a kill."""
-
-
-def trained(images: ImageData, settings: PruningSettings, state: Path | None = None, stop_at: int = -1) -> nn.Module:
-    net = chain(widths=(8, 12), classes=10)
-    groups = ZeroInvariantGroups(net, torch.randn(2, 3, SIZE, SIZE))
-
-    def stop(done: int, total: int, loss: float) -> None:
-        if done == stop_at:
-            raise StopError
-
-    optimizer = train_and_prune(
-        groups, images, settings, resolution=SIZE, normalisation=images.normalisation(), state=state, progress=stop
-    )
-    assert optimizer.costs["macs"] <= 0.6 * groups.count().macs
-    assert optimizer.steps == 8 * 4
-    return net
 
 
 @pytest.mark.parametrize("method", ["dhspg", "hesso"])
@@ -43,12 +20,12 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     method: str, few_digits: ImageData, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, method=method)
-    whole = trained(few_digits, settings)
+    whole, _ = trained(few_digits, settings)
     state = tmp_path / "state.pt"
     for stop_at in (2, 10, 22):  # before, during and after pruning
         with pytest.raises(StopError):
             trained(few_digits, settings, state, stop_at)
-    resumed = trained(few_digits, settings, state)
+    resumed, _ = trained(few_digits, settings, state)
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
