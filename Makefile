@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# pip compiles what it installs on one core; this does it on all. What does not compile is no module of anybody's use.
+INSTALL = $(BIN)/pip install --quiet --no-compile --editable '.$(1)' && \
+	{ $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true; }
 
 .PHONY: demo test test-long serve lint browser clean
 
@@ -12,7 +15,8 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	$(BIN)/onceforall serve --data-dir demo-output/service
 
-test: lint browser
+test: # the system's package is fetched beside the others
+	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint browser
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.installed-dev # what takes minutes a test: a fuzzed API, hosts and trainings that are killed
@@ -32,15 +36,18 @@ browser: # for the tests of the pages, which are skipped without it; installed w
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
 	echo "no Chromium, and none could be installed: the tests of the pages in a browser will be skipped"
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[dev]'
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	$(call INSTALL)
 	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml
+	$(call INSTALL,[dev])
+	touch $(VENV)/.installed $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo-output

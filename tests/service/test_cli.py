@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import socket
@@ -19,6 +18,7 @@ from latency_tables.counter import counted_macs
 from supernet.files import sha256_file
 from supernet.spaces import SearchSpace
 from supernet.subnet_file import load_subnet
+from tests.service.command_line import onceforall, refusal
 
 COMMANDS = (
     "train",
@@ -35,28 +35,6 @@ COMMANDS = (
 )
 
 
-def _onceforall(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        timeout=280,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
-    )
-
-
-def _refusal(*arguments: object, cwd: Path | None = None) -> str:
-    """What a refused command says: one line on standard error, status 2."""
-    done = _onceforall(*arguments, cwd=cwd)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
 @pytest.fixture(scope="module")
 def table(tiny: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete table whose latencies follow the layers' sizes."""
@@ -70,7 +48,8 @@ def table(tiny: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_lists_all_commands_and_is_quick() -> None:
     """Processor time, so that a busy machine does not matter; on an idle one it is the time that a user waits."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = _onceforall("--help")
+    command = [sys.executable, "-m", "service.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert all(f"  {command} " in done.stdout for command in COMMANDS)
@@ -92,35 +71,35 @@ def test_help_imports_nothing_heavy() -> None:
 def test_from_training_to_an_evaluated_subnet(tmp_path: Path, table: Path) -> None:
     run, config, out = tmp_path / "run", tmp_path / "subnet.json", tmp_path / "subnet"
     stages = "largest=1,kernel=1,depth1=1,depth2=1,width1=1,width2=1"
-    trained = _onceforall(
+    trained = onceforall(
         *("train", "--run", run, "--recipe", "progressive", "--epochs", stages, "--batch-size", 256, "--json")
     )
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["weights_sha256"] == sha256_file(run / "supernet.safetensors")
-    fitted = _onceforall("predictor", run, "--count", 30, "--json")
+    fitted = onceforall("predictor", run, "--count", 30, "--json")
     assert fitted.returncode == 0, fitted.stderr
     report = json.loads(fitted.stdout)
     assert set(report["scores"]) == {"mlp", "ridge", "pooled"}
     assert report["standard_error"] > 0
     assert 0 <= report["tau_with_truth"] <= 1
     budget = "macs<=3M, latency_ms@paper-cpu<=0.4"
-    found = _onceforall("search", run, "--budget", budget, "--table", table, "--out", config, "--json")
+    found = onceforall("search", run, "--budget", budget, "--table", table, "--out", config, "--json")
     assert found.returncode == 0, found.stderr
     costs = json.loads(found.stdout)["costs"]
     assert costs["macs"] <= 3e6
     assert costs["latency_ms@paper-cpu"] <= 0.4
-    extracted = _onceforall("extract", run, "--subnet", config, "--out", out, "--json")
+    extracted = onceforall("extract", run, "--subnet", config, "--out", out, "--json")
     card = json.loads(extracted.stdout)
     assert card["measured"]["macs"] == costs["macs"]
-    evaluated = json.loads(_onceforall("evaluate", out, "--part", "holdout", "--json").stdout)
+    evaluated = json.loads(onceforall("evaluate", out, "--part", "holdout", "--json").stdout)
     assert evaluated["parts"]["holdout"]["correct"] == card["measured"]["correct"]
     assert evaluated["macs"] == card["measured"]["macs"]
     assert evaluated["params"] == card["measured"]["params"]
-    assert "is not an empty folder" in _refusal("extract", run, "--subnet", "largest", "--out", out)
-    assert "leave out --epochs, or start another run" in _refusal("train", "--resume", run, "--epochs", 9)
-    again = _refusal("train", "--run", run)
+    assert "is not an empty folder" in refusal("extract", run, "--subnet", "largest", "--out", out)
+    assert "leave out --epochs, or start another run" in refusal("train", "--resume", run, "--epochs", 9)
+    again = refusal("train", "--run", run)
     assert "holds a training run already (status: complete)" in again
-    resumed = _onceforall("train", "--resume", run, "--json")
+    resumed = onceforall("train", "--resume", run, "--json")
     assert json.loads(resumed.stdout)["weights_sha256"] == json.loads(trained.stdout)["weights_sha256"]
 
 
@@ -147,15 +126,15 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_tables_show_names_origin_and_rows(table: Path) -> None:
-    shown = json.loads(_onceforall("tables", "show", table, "--json").stdout)
+    shown = json.loads(onceforall("tables", "show", table, "--json").stdout)
     assert shown["device"] == "paper-cpu"
     assert shown["missing"] == []
     assert len(shown["rows"]) == 234
-    assert "paper-cpu: 234 layers of mobilenet_v3_tiny" in _onceforall("tables", "show", table).stdout
+    assert "paper-cpu: 234 layers of mobilenet_v3_tiny" in onceforall("tables", "show", table).stdout
 
 
 def test_an_infeasible_budget_names_the_tightest_limit_and_the_nearest_subnet(tiny_run: Path) -> None:
-    text = _refusal("search", tiny_run, "--budget", "macs<=0.1M, params<=1M")
+    text = refusal("search", tiny_run, "--budget", "macs<=0.1M, params<=1M")
     assert "macs" in text
     assert "nearest" in text
 
@@ -172,20 +151,20 @@ def test_an_infeasible_budget_names_the_tightest_limit_and_the_nearest_subnet(ti
     ],
 )
 def test_bad_budgets_are_refused_by_name(tiny_run: Path, budget: str, text: str) -> None:
-    assert text in _refusal("search", tiny_run, "--budget", budget)
+    assert text in refusal("search", tiny_run, "--budget", budget)
 
 
 def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    assert "unknown data set 'mnist'; allowed: cifar10, digits, fashion-mnist, folder" in _refusal(
+    assert "unknown data set 'mnist'; allowed: cifar10, digits, fashion-mnist, folder" in refusal(
         "train", "--data", "mnist", "--run", tmp_path / "a"
     )
-    assert "unknown search space 'vgg'; allowed: mobilenet_v3_tiny" in _refusal(
+    assert "unknown search space 'vgg'; allowed: mobilenet_v3_tiny" in refusal(
         "train", "--space", "vgg", "--run", tmp_path / "b"
     )
-    assert "unknown search space 'vgg'" in _refusal("profile", "vgg")
-    assert "'Pixel 6'" in _refusal("profile", "mobilenet_v3_tiny", "--device", "Pixel 6")
-    assert "is not a training run" in _refusal("predictor", tmp_path)
-    assert "unknown part of the data 'dev'; allowed: test, holdout" in _refusal("evaluate", tmp_path, "--part", "dev")
+    assert "unknown search space 'vgg'" in refusal("profile", "vgg")
+    assert "'Pixel 6'" in refusal("profile", "mobilenet_v3_tiny", "--device", "Pixel 6")
+    assert "is not a training run" in refusal("predictor", tmp_path)
+    assert "unknown part of the data 'dev'; allowed: test, holdout" in refusal("evaluate", tmp_path, "--part", "dev")
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
 
@@ -205,7 +184,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     ],
 )
 def test_bad_training_options_are_refused_and_leave_no_run(tmp_path: Path, options: tuple[str, ...], text: str) -> None:
-    assert text in _refusal("train", "--run", tmp_path / "run", *options)
+    assert text in refusal("train", "--run", tmp_path / "run", *options)
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
@@ -213,22 +192,22 @@ def test_a_table_of_another_space_or_with_missing_rows_is_refused(tiny_run: Path
     document = json.loads(table.read_text())
     gone = tmp_path / "gone.json"
     gone.write_text(json.dumps(document | {"rows": document["rows"][3:]}))
-    text = _refusal("search", tiny_run, "--budget", "macs<=3M", "--table", gone)
+    text = refusal("search", tiny_run, "--budget", "macs<=3M", "--table", gone)
     assert "3 of 234 rows missing" in text
     other = tmp_path / "other.json"
     other.write_text(json.dumps(document | {"space": "proxyless_w1.3"}))
-    assert "proxyless_w1.3" in _refusal("search", tiny_run, "--budget", "macs<=3M", "--table", other)
+    assert "proxyless_w1.3" in refusal("search", tiny_run, "--budget", "macs<=3M", "--table", other)
 
 
 def test_what_cannot_be_written_or_is_too_little_is_refused_before_the_work(tiny_run: Path, tmp_path: Path) -> None:
-    assert "names no table format" in _refusal("profile", tiny_run, "--out", tmp_path / "table.txt")
+    assert "names no table format" in refusal("profile", tiny_run, "--out", tmp_path / "table.txt")
     (tmp_path / "file").write_text("")
-    assert "cannot write" in _refusal("profile", tiny_run, "--out", tmp_path / "file" / "table.json")
-    assert "24 measured subnets leave 19 to fit; at least 20 are needed; measure 25 subnets or more" in _refusal(
+    assert "cannot write" in refusal("profile", tiny_run, "--out", tmp_path / "file" / "table.json")
+    assert "24 measured subnets leave 19 to fit; at least 20 are needed; measure 25 subnets or more" in refusal(
         "predictor", tiny_run, "--count", 24
     )
     for option in ("--seed", "--threads"):
-        done = _onceforall("predictor", tiny_run, option, -1)
+        done = onceforall("predictor", tiny_run, option, -1)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert option in done.stderr
@@ -239,14 +218,14 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        text = _refusal("serve", "--data-dir", tmp_path, "--port", port)
+        text = refusal("serve", "--data-dir", tmp_path, "--port", port)
     assert f"127.0.0.1:{port}" in text
     assert "--port" in text
 
 
 def test_the_demo_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    assert "is not empty; remove it, or choose another folder with --out" in _refusal("demo", "--out", tmp_path)
+    assert "is not empty; remove it, or choose another folder with --out" in refusal("demo", "--out", tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
@@ -254,7 +233,7 @@ def test_the_demo_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
 def test_the_demo_ends_by_itself_with_a_subnet_within_each_budget(tmp_path: Path) -> None:
     """The whole job as `make demo` does it, only shorter."""
     out = tmp_path / "demo"
-    done = _onceforall("demo", "--out", out, "--epochs", 2, "--count", 30)
+    done = onceforall("demo", "--out", out, "--epochs", 2, "--count", 30)
     assert done.returncode == 0, done.stderr
     table = LatencyTable.load(out / "this-cpu.json")
     for name in ("tight", "middle", "loose"):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +17,11 @@ from supernet.network import Subnet
 from supernet.spaces import SearchSpace
 from supernet.subnet_file import load_class_names, save_subnet
 from tests.lively import lively
+from tests.service.command_line import onceforall, refusal
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-
-
-def _onceforall(*arguments: object, without: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own; `without`: a package that seems not to be installed there."""
-    code = f"import sys; {without and f'sys.modules[{without!r}] = None;'} import service.cli; service.cli.main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
-    )
-
-
-def _refusal(*arguments: object, without: str = "") -> str:
-    done = _onceforall(*arguments, without=without)
-    lines = done.stderr.strip().splitlines()
-    assert (done.returncode, len(lines)) == (2, 1), done.stderr
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +37,7 @@ def folder(tiny: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_subnet_is_exported_and_runs_elsewhere(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "digits.onnx"
-    done = _onceforall("export", folder, "--dynamic-batch", "--out", out, "--json")
+    done = onceforall("export", folder, "--dynamic-batch", "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["max_relative_error"] < 1e-5
@@ -77,7 +55,7 @@ def test_a_subnet_is_exported_and_runs_elsewhere(folder: Path, tmp_path: Path) -
 
 
 def test_an_export_goes_beside_the_subnet_and_tells_its_error(folder: Path) -> None:
-    done = _onceforall("export", folder)
+    done = onceforall("export", folder)
     assert done.returncode == 0, done.stderr
     assert "of the largest output, 5 batches; " in done.stdout
     assert (folder / "subnet.onnx").is_file()
@@ -92,7 +70,7 @@ def test_without_the_extra_the_pip_command_is_told(folder: Path, tmp_path: Path)
         ("profile", "mobilenet_v3_tiny", "--bundle", tmp_path / "bundle"),
         ("evaluate", folder, "--runtime", "onnxruntime"),
     ):
-        text = _refusal(*command, without="onnxruntime")
+        text = refusal(*command, without=("onnxruntime",))
         assert text == "error: package 'onnxruntime' is missing; install it with: pip install 'onceforall[onnx]'"
     assert [path.name for path in tmp_path.iterdir()] == []
 
@@ -101,7 +79,7 @@ def test_without_the_extra_the_pip_command_is_told(folder: Path, tmp_path: Path)
 def test_a_subnet_is_evaluated_in_onnxruntime(folder: Path) -> None:
     reports = {}
     for runtime in ("torch", "onnxruntime"):
-        done = _onceforall("evaluate", folder, "--runtime", runtime, "--json")
+        done = onceforall("evaluate", folder, "--runtime", runtime, "--json")
         assert done.returncode == 0, done.stderr
         reports[runtime] = json.loads(done.stdout)
     ours, theirs = reports["onnxruntime"], reports["torch"]
@@ -111,7 +89,7 @@ def test_a_subnet_is_evaluated_in_onnxruntime(folder: Path) -> None:
     assert 0 < ours["latency_ms"] < 1000
     assert (
         "--runtime onnxruntime classifies on the CPU"
-        in _refusal("evaluate", folder, "--runtime", "onnxruntime", "--device", "cuda")
+        in refusal("evaluate", folder, "--runtime", "onnxruntime", "--device", "cuda")
         or not torch.cuda.is_available()
     )
 
@@ -121,7 +99,7 @@ def test_a_subnet_is_evaluated_in_onnxruntime(folder: Path) -> None:
 def test_some_resolutions_are_profiled(tiny: SearchSpace, tmp_path: Path, runtime: str) -> None:
     out = tmp_path / "table.json"
     options = ("--runtime", runtime, "--resolutions", "16,24", "--repeats", 1, "--warmup", 1, "--threads", 2)
-    done = _onceforall("profile", tiny.name, *options, "--batch", 2, "--out", out, "--json")
+    done = onceforall("profile", tiny.name, *options, "--batch", 2, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     report, table = json.loads(done.stdout), LatencyTable.load(out)
     assert report["resolutions"] == [16, 24]
@@ -133,20 +111,20 @@ def test_some_resolutions_are_profiled(tiny: SearchSpace, tmp_path: Path, runtim
 
 @pytest.mark.slow
 def test_a_bundle_is_written_for_another_device(tiny: SearchSpace, tmp_path: Path) -> None:
-    done = _onceforall("profile", tiny.name, "--bundle", tmp_path / "bundle", "--resolutions", "16")
+    done = onceforall("profile", tiny.name, "--bundle", tmp_path / "bundle", "--resolutions", "16")
     assert done.returncode == 0, done.stderr
     assert f"with all {len(layers_within(tiny, (16,)))} layers of mobilenet_v3_tiny" in done.stdout
     assert "python bundle/measure.py --device NAME --threads 1" in done.stdout
     assert (tmp_path / "bundle" / "measure.py").is_file()
-    assert "is not an empty folder" in _refusal("profile", tiny.name, "--bundle", tmp_path / "bundle")
+    assert "is not an empty folder" in refusal("profile", tiny.name, "--bundle", tmp_path / "bundle")
 
 
 @pytest.mark.slow
 def test_wrong_options_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    assert "unknown format 'tflite'; allowed: onnx, torch-export" in _refusal("export", folder, "--format", "tflite")
-    assert "does not exist" in _refusal("export", tmp_path / "absent")
+    assert "unknown format 'tflite'; allowed: onnx, torch-export" in refusal("export", folder, "--format", "tflite")
+    assert "does not exist" in refusal("export", tmp_path / "absent")
     for command in (("profile", "mobilenet_v3_tiny"), ("evaluate", folder)):
-        assert "unknown runtime 'tvm'; allowed: torch, onnxruntime" in _refusal(*command, "--runtime", "tvm")
+        assert "unknown runtime 'tvm'; allowed: torch, onnxruntime" in refusal(*command, "--runtime", "tvm")
     profile = ("profile", "mobilenet_v3_tiny", "--out", tmp_path / "a.json", "--resolutions")
-    assert "--resolutions is 'large'; write it as 160,192" in _refusal(*profile, "large")
-    assert "mobilenet_v3_tiny has no resolution 17; allowed: 16, 20, 24, 28, 32" in _refusal(*profile, "17,32")
+    assert "--resolutions is 'large'; write it as 160,192" in refusal(*profile, "large")
+    assert "mobilenet_v3_tiny has no resolution 17; allowed: 16, 20, 24, 28, 32" in refusal(*profile, "17,32")

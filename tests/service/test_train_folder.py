@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +19,7 @@ from supernet.training.data import FolderOptions, StreamedFolder, load_data, rec
 from supernet.training.schedule import Stage
 from supernet.training.settings import TrainingSettings
 from supernet.training.trainer import start_run
-
-
-def _train(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", "train", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
-    )
+from tests.service.command_line import onceforall
 
 
 def _run(*arguments: object) -> str:
@@ -67,26 +54,26 @@ def pictures(tmp_path: Path) -> Path:
 def test_damaged_images_stop_the_training_or_are_left_out_and_named(pictures: Path, tmp_path: Path) -> None:
     options = ("--data", "folder", "--data-root", pictures, "--run", tmp_path / "run", "--batch-size", 8)
     options += ("--recipe", "progressive", "--epochs", "largest=1", "--calibration-images", 8, "--workers", 0)
-    refused = _train(*options)
+    refused = onceforall("train", *options)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
     assert ".jpg' is not a readable image" in refused.stderr
     assert "add --skip-corrupt, which leaves such files out" in refused.stderr
     assert not (tmp_path / "run" / "manifest.json").exists()
 
-    trained = _train(*options, "--skip-corrupt", "--json")
+    trained = onceforall("train", *options, "--skip-corrupt", "--json")
     assert trained.returncode == 0, trained.stderr
     assert "left out 2 unreadable file(s): 'cat/03.jpg', 'dog/07.jpg'; the run's manifest lists all" in trained.stderr
     recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
     assert recorded["source"]["skipped"] == ["cat/03.jpg", "dog/07.jpg"]
     assert recorded["train"] + recorded["holdout"] + recorded["test"] == 38
 
-    resumed = _train("--resume", tmp_path / "run", "--workers", 0, "--json")
+    resumed = onceforall("train", "--resume", tmp_path / "run", "--workers", 0, "--json")
     assert json.loads(resumed.stdout)["weights_sha256"] == json.loads(trained.stdout)["weights_sha256"]
 
 
 def test_options_for_folders_are_refused_with_other_data(tmp_path: Path) -> None:
-    refused = _train("--data", "digits", "--skip-corrupt", "--run", tmp_path / "run")
+    refused = onceforall("train", "--data", "digits", "--skip-corrupt", "--run", tmp_path / "run")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert "are for --data folder, not 'digits'; leave them out" in refused.stderr
 
