@@ -16,7 +16,7 @@ serve: $(VENV)/.installed
 	$(BIN)/onceforall serve --data-dir demo-output/service
 
 test: # the system's package is fetched beside the others
-	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint browser
+	$(MAKE) --no-print-directory --jobs 2 lint browser
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.installed-dev # what takes minutes a test: a fuzzed API, hosts and trainings that are killed
