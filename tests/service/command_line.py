@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,9 +61,15 @@ def onceforall(
             "out": out.name,
             "errors": errors.name,
         }
-        forking.stdin.write(json.dumps(order) + "\n")
-        forking.stdin.flush()
-        return subprocess.CompletedProcess(words, int(forking.stdout.readline()), out.read(), errors.read())
+        try:
+            forking.stdin.write(json.dumps(order) + "\n")
+            forking.stdin.flush()
+            status = int(forking.stdout.readline())
+        except BaseException:  # the test's time is up, or it is interrupted: the next command has a new process
+            os.killpg(forking.pid, signal.SIGKILL)
+            _forking.cache_clear()
+            raise
+        return subprocess.CompletedProcess(words, status, out.read(), errors.read())
 
 
 def refusal(*arguments: object, cwd: Path | None = None, without: tuple[str, ...] = ()) -> str:
@@ -79,6 +86,7 @@ def refusal(*arguments: object, cwd: Path | None = None, without: tuple[str, ...
 def _forking() -> subprocess.Popen[str]:
     """It ends with this process, which closes its standard input."""
     command = [sys.executable, "-c", _FORKING]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
     atexit.register(process.communicate)
     return process
