@@ -150,6 +150,7 @@ def auto_compress(
         progress=progress,
         cancelled=cancelled,
     )
+    run.require_reachable()
     return run.finish()
 
 
@@ -188,9 +189,7 @@ def require_reachable(
         progress=lambda _progress: None,
         cancelled=lambda: False,
     )
-    run.round = len(run.schedule) - 1
-    rates = run._rates()
-    rates.counts(rates.uniform())
+    run.require_reachable()
 
 
 class _CancelledError(Exception):
@@ -254,6 +253,12 @@ class _Run:
         self.schedule = _schedule(self.limits, self.dense_costs, settings.factor)
         self.dense: Measured | None = None
         self._load()
+
+    def require_reachable(self) -> None:
+        """Refuse, before the first epoch, a target that the last round could not meet. Once begun, rounds decide."""
+        if self.dense is None:
+            rates = Rates(self.matrices, self.schedule[-1], self.settings.dimensions, self._extra())
+            rates.counts(rates.uniform())
 
     def finish(self) -> Compression:
         """Run what is left."""

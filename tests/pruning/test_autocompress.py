@@ -293,6 +293,18 @@ def test_a_loop_that_forgets_the_hook_and_targets_that_are_not_known_are_refused
         ImageLoop(load_data("digits"), batch_size=1)
 
 
+def test_a_target_out_of_reach_is_refused_before_the_first_of_many_rounds(dense: nn.Module, tmp_path: Path) -> None:
+    def never(*arguments: Any) -> float:
+        raise AssertionError("the loop was used")
+
+    loop = OwnLoop(never, never)
+    with pytest.raises(InfeasibleBudgetError, match="with the least of every layer"):
+        auto_compress(
+            dense, loop, "params<=5", example_inputs=EXAMPLES, settings=replace(FAST, factor=2.0), folder=tmp_path
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_norms_of_a_filter_that_went_do_not_speak_through_its_bias(dense: nn.Module) -> None:
     """A zero filter still emits its norm's bias; the masked model's outputs would differ from the compact one's."""
     with torch.no_grad():
