@@ -35,6 +35,7 @@ def auto_compress(
             help="combined (filters and columns: smallest), channels (fastest), filters, or weights (no structure)."
         ),
     ] = "combined",
+    factor: Annotated[float, typer.Option(help="How many times less each round leaves; above 1.")] = 2.0,
     proposals: Annotated[int, typer.Option(help="Quick evaluations of each round's search.")] = 200,
     blocks: Annotated[int, typer.Option(help="ADMM: blocks of training at most, each with a higher rho.")] = 14,
     block_epochs: Annotated[int, typer.Option(help="ADMM: epochs of each block.")] = 1,
@@ -56,7 +57,7 @@ def auto_compress(
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, or auto.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Prune a trained network in rounds of two times less each, until it meets the target.
+    """Prune a trained network in rounds until it meets the target.
 
     AutoCompress: per-layer rates are searched by annealing, weights are trained towards the chosen structure (ADMM),
     what has become useless is purified away, and the compact network is trained on. Killed, it goes on by --resume.
@@ -72,6 +73,7 @@ def auto_compress(
 
     settings = CompressionSettings(
         dimensions=dimensions,
+        factor=factor,
         search=AnnealingSettings(proposals=proposals),
         admm=AdmmSettings(blocks=blocks),
         admm_epochs=block_epochs,

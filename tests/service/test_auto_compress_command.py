@@ -29,10 +29,11 @@ def test_a_subnet_becomes_smaller_than_the_smallest(tiny_run: Path, tmp_path: Pa
     subnet, out = tmp_path / "subnet", tmp_path / "compact"
     arguments = ["extract", str(tiny_run), "--subnet", "smallest", "--out", str(subnet)]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    arguments = ["prune", "auto-compress", str(subnet), "--out", str(out), "--target", "params=60%", *QUICK, "--json"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    arguments = ["prune", "auto-compress", str(subnet), "--out", str(out), "--target", "params=60%", "--factor", "1.5"]
+    result = CliRunner().invoke(app, [*arguments, *QUICK, "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     card = json.loads(result.stdout)
+    assert len(card["rounds"]) == 2
     last = card["rounds"][-1]
     assert last["met"]["params"] <= 0.6 * card["dense"]["params"]
     assert last["model"]["params"] <= last["met"]["params"]
@@ -46,6 +47,7 @@ def test_a_subnet_becomes_smaller_than_the_smallest(tiny_run: Path, tmp_path: Pa
         "report.json",
         "masks.safetensors",
         "round_1",
+        "round_2",
     }
     plan, tensors = load_plan(out), load_tensors(out / "weights.safetensors")
     for name, axes in plan.tensors.items():
@@ -63,6 +65,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
     assert "'resnet18' would be untrained" in str(error)
     error = error_of("resnet18", "--out", out, "--dimensions", "rows", "--proposals", "0")
     assert isinstance(error, ConfigError)
+    error = error_of("resnet18", "--out", out, "--factor", "1")
+    assert "factor is 1.0; allowed: above 1" in str(error)
     error = error_of(tmp_path, "--out", out, "--resume")
     assert "nothing in" in str(error)
     error = error_of(tmp_path, "--out", tmp_path.parent)
