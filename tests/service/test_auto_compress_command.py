@@ -14,7 +14,7 @@ from service.cli import app
 from supernet.errors import ConfigError
 from supernet.tensors import load_tensors
 
-QUICK = ["--proposals", "3", "--blocks", "2", "--purify-proposals", "2", "--retrain-epochs", "1", "--batch-size", "128"]
+QUICK = ["--blocks", "2", "--purify-proposals", "2", "--retrain-epochs", "1", "--batch-size", "128"]
 
 
 def error_of(*arguments: str | Path) -> Exception:
@@ -25,15 +25,17 @@ def error_of(*arguments: str | Path) -> Exception:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_subnet_becomes_smaller_than_the_smallest(tiny_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("proposals", [3, 0])
+def test_a_subnet_becomes_smaller_than_the_smallest(tiny_run: Path, tmp_path: Path, proposals: int) -> None:
     subnet, out = tmp_path / "subnet", tmp_path / "compact"
     arguments = ["extract", str(tiny_run), "--subnet", "smallest", "--out", str(subnet)]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     arguments = ["prune", "auto-compress", str(subnet), "--out", str(out), "--target", "params=60%", "--factor", "1.5"]
-    result = CliRunner().invoke(app, [*arguments, *QUICK, "--json"], catch_exceptions=False)
+    arguments += ["--proposals", str(proposals), *QUICK, "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     card = json.loads(result.stdout)
-    assert len(card["rounds"]) == 2
+    assert [one["proposals"] for one in card["rounds"]] == [proposals or 1] * 2  # without a search experience alone
     last = card["rounds"][-1]
     assert last["met"]["params"] <= 0.6 * card["dense"]["params"]
     assert last["model"]["params"] <= last["met"]["params"]
@@ -63,8 +65,12 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
     error = error_of("resnet18", "--out", out)
     assert isinstance(error, ConfigError)
     assert "'resnet18' would be untrained" in str(error)
-    error = error_of("resnet18", "--out", out, "--dimensions", "rows", "--proposals", "0")
-    assert isinstance(error, ConfigError)
+    error = error_of("resnet18", "--out", out, "--dimensions", "rows")
+    assert "'rows'" in str(error)
+    for option in ("--proposals", "--purify-proposals"):
+        result = CliRunner().invoke(app, ["prune", "auto-compress", "resnet18", "--out", str(out), option, "-1"])
+        assert result.exit_code == 2
+        assert f"'{option}': Input should be greater than or equal to 0" in result.output
     error = error_of("resnet18", "--out", out, "--factor", "1")
     assert "factor is 1.0; allowed: above 1" in str(error)
     error = error_of(tmp_path, "--out", out, "--resume")
