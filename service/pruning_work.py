@@ -157,11 +157,12 @@ def compression_settings(spec: PruningSpec) -> CompressionSettings:
     chosen = spec.options
     return CompressionSettings(
         dimensions=chosen["dimensions"],
-        search=AnnealingSettings(proposals=chosen["proposals"]),
+        search=AnnealingSettings(proposals=chosen["proposals"] or 1),
+        anneal=chosen["proposals"] != 0,
         admm=AdmmSettings(blocks=chosen["blocks"]),
         admm_epochs=1,
-        purify=AnnealingSettings(proposals=max(chosen["purify_proposals"], 1), explored=0.0),
-        purification=chosen["purify_proposals"] > 0,
+        purify=AnnealingSettings(proposals=chosen["purify_proposals"] or 1, explored=0.0),
+        purification=chosen["purify_proposals"] != 0,
         retrain_epochs=spec.epochs,
         seed=spec.seed,
     )

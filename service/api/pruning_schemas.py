@@ -77,7 +77,9 @@ class AutoCompressIn(Incoming):
     """What AutoCompress alone knows."""
 
     dimensions: Literal["channels", "combined", "filters", "weights"] | None = None
-    proposals: int | None = Field(default=None, ge=1, le=1000, description="quick evaluations of each round's search")
+    proposals: int | None = Field(
+        default=None, ge=0, le=1000, description="quick evaluations of each round's search; 0: none"
+    )
     blocks: int | None = Field(default=None, ge=1, le=50, description="epochs of ADMM a round, at most")
     purify_proposals: int | None = Field(default=None, ge=0, le=500, description="of each purification; 0: none")
 
