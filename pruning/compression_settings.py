@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pruning.admm import AdmmSettings
 from pruning.annealing import AnnealingSettings
@@ -79,3 +79,21 @@ class CompressionSettings:
                 faults.append(f"{name} is {value}; allowed: at least {least}")
         if faults:
             raise ConfigError(f"AutoCompress: {'; '.join(faults)}")
+
+    def with_proposals(self, search: int, purify: int) -> CompressionSettings:
+        """The same with so many quick evaluations.
+
+        Args:
+            search: of each round's search; 0: none, the rates are those of experience.
+            purify: of each purification; 0: none.
+
+        Raises:
+            ConfigError: one is below 0.
+        """
+        return replace(
+            self,
+            search=replace(self.search, proposals=search or 1),
+            anneal=search != 0,
+            purify=replace(self.purify, proposals=purify or 1),
+            purification=purify != 0,
+        )

@@ -11,7 +11,6 @@ import torch
 from latency_tables import Budget, measure_module_ms
 from pruning import CompressionSettings, Plan, UnitLatencies, ZeroInvariantGroups, autocompress, load_compact, training
 from pruning.admm import AdmmSettings
-from pruning.annealing import AnnealingSettings
 from pruning.artefact import PLAN, PROGRAMS, WEIGHTS
 from pruning.autocompress import PHASES
 from pruning.autocompress import Progress as Compressing
@@ -157,15 +156,11 @@ def compression_settings(spec: PruningSpec) -> CompressionSettings:
     chosen = spec.options
     return CompressionSettings(
         dimensions=chosen["dimensions"],
-        search=AnnealingSettings(proposals=chosen["proposals"] or 1),
-        anneal=chosen["proposals"] != 0,
         admm=AdmmSettings(blocks=chosen["blocks"]),
         admm_epochs=1,
-        purify=AnnealingSettings(proposals=chosen["purify_proposals"] or 1, explored=0.0),
-        purification=chosen["purify_proposals"] != 0,
         retrain_epochs=spec.epochs,
         seed=spec.seed,
-    )
+    ).with_proposals(chosen["proposals"], chosen["purify_proposals"])
 
 
 def _pruned(piece: Workpiece, spec: PruningSpec, folder: Path, progress: Progress) -> Pruned:

@@ -64,7 +64,6 @@ def auto_compress(
     """
     from pruning import CompressionSettings, UnitLatencies
     from pruning.admm import AdmmSettings
-    from pruning.annealing import AnnealingSettings
     from pruning.autocompress import Progress
     from pruning.compression_report import CompressionReport
     from pruning.compression_state import STATE
@@ -74,17 +73,13 @@ def auto_compress(
     settings = CompressionSettings(
         dimensions=dimensions,
         factor=factor,
-        search=AnnealingSettings(proposals=proposals or 1),
-        anneal=proposals != 0,
         admm=AdmmSettings(blocks=blocks),
         admm_epochs=block_epochs,
-        purify=AnnealingSettings(proposals=purify_proposals or 1, explored=0.0),
-        purification=purify_proposals != 0,
         allowed_drop=allowed_drop,
         retrain_epochs=retrain_epochs,
         round_epochs=round_epochs,
         seed=seed,
-    )
+    ).with_proposals(proposals, purify_proposals)
     device = usable_device(device)
     if weights is None and not Path(model).is_dir():
         raise ConfigError(

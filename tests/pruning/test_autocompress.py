@@ -293,6 +293,18 @@ def test_a_loop_that_forgets_the_hook_and_targets_that_are_not_known_are_refused
         ImageLoop(load_data("digits"), batch_size=1)
 
 
+def test_no_quick_evaluations_mean_no_search_and_no_purification() -> None:
+    usual = CompressionSettings()
+    assert usual.with_proposals(200, 60) == usual
+    none = usual.with_proposals(0, 0)
+    assert (none.anneal, none.purification) == (False, False)
+    some = usual.with_proposals(7, 3)
+    assert (some.anneal, some.search.proposals, some.purification, some.purify.proposals) == (True, 7, True, 3)
+    assert some.purify.explored == 0.0
+    with pytest.raises(ConfigError, match="proposals is -1"):
+        usual.with_proposals(-1, 3)
+
+
 def test_a_target_out_of_reach_is_refused_before_the_first_of_many_rounds(dense: nn.Module, tmp_path: Path) -> None:
     def never(*arguments: Any) -> float:
         raise AssertionError("the loop was used")

@@ -66,6 +66,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
     assert isinstance(error, ConfigError)
     assert "'resnet18' would be untrained" in str(error)
     error = error_of("resnet18", "--out", out, "--dimensions", "rows")
+    assert isinstance(error, ConfigError)
     assert "'rows'" in str(error)
     for option in ("--proposals", "--purify-proposals"):
         result = CliRunner().invoke(app, ["prune", "auto-compress", "resnet18", "--out", str(out), option, "-1"])
